@@ -1,0 +1,280 @@
+"""The configuration: dataclasses are the schema, YAML presets fill it, `key=value` words override it.
+
+`load_config("jepa_vcr", ["model=vit_small", "train.steps=100"])` merges, in this order, `presets/base.yaml`,
+`presets/objective/jepa_vcr.yaml`, `presets/model/vit_small.yaml`, `presets/data/….yaml` and the words. An unknown key or an
+ill-typed value is a `UserError` that names the nearest key.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mri_fm.errors import UserError
+
+PRESETS = Path(__file__).parent / "presets"
+GROUPS = ("model", "data")
+
+
+@dataclass
+class HeadConfig:
+    """A narrow transformer behind the encoder: the JEPA predictor or the MAE decoder."""
+
+    width: int = 384
+    depth: int = 6
+    heads: int = 6
+
+
+@dataclass
+class ModelConfig:
+    """The encoder (a 3D ViT) and the sizes of the heads that objectives may put behind it."""
+
+    name: str = "vit_tiny"
+    width: int = 192
+    depth: int = 12
+    heads: int = 3
+    mlp_ratio: float = 4.0
+    patch: list[int] = field(default_factory=lambda: [8, 8, 8])  # voxels along z, y, x
+    predictor: HeadConfig = field(default_factory=HeadConfig)
+    decoder: HeadConfig = field(default_factory=lambda: HeadConfig(depth=8))
+
+
+@dataclass
+class AugmentConfig:
+    """Ranges of the augmentation; 0 switches a part off."""
+
+    orientation: bool = True  # draw the depth axis among three where the volume is nearly isotropic
+    flip: float = 0.5  # probability of a left-right flip
+    gamma: float = 0.1  # log gamma is uniform in ± this
+    bias: float = 0.2  # standard deviation of the log bias field's control points
+    noise: float = 0.1  # largest standard deviation of the voxel noise, in units of the z-scored volume
+
+
+@dataclass
+class DataConfig:
+    """Where samples come from and what is done to them."""
+
+    corpus: str = MISSING  # a folder written by preprocessing.build_shards
+    size: list[int] = field(default_factory=lambda: [32, 64, 64])  # voxels along depth, height, width
+    device: str = "auto"  # where DALI works: auto (gpu where there is one), cpu, gpu
+    threads: int = 1  # DALI threads of one rank
+    statistics: str = "foreground"  # percentiles and z-score over: foreground, volume (as in the paper)
+    contrasts: list[str] = field(default_factory=list)  # train on these alone; empty: all
+    skip_budget: int = 0  # samples that may be skipped (and replaced) before the run stops
+    verify: str = "full"  # at start: full (checksums of every shard), size
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+@dataclass
+class TrainConfig:
+    """The loop. A step is one optimizer step over `global_batch` samples."""
+
+    steps: int = 100
+    global_batch: int = 8
+    accumulation: int = 1  # micro-steps per step
+    precision: str = "auto"  # auto (bf16 on a GPU, fp32 on the CPU), bf16, fp32
+    clip: float = 1.0  # largest gradient norm; 0: no clipping
+
+
+@dataclass
+class OptimConfig:
+    """AdamW and its schedules: linear warm-up from `lr_start` to `lr`, then cosine to `lr_end`."""
+
+    lr_start: float = 1e-4
+    lr: float = 2e-4
+    lr_end: float = 1e-6
+    warmup: float = 0.1  # fraction of the steps
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.975])
+    weight_decay: float = 0.005
+    weight_decay_end: float = 0.0005
+
+
+@dataclass
+class CheckpointConfig:
+    """A checkpoint is written every `every` steps and at the end; the newest `keep_last` stay."""
+
+    every: int = 100
+    keep_last: int = 2
+
+
+@dataclass
+class ValConfig:
+    """The loss on the corpus' `val` split with fixed crops and masks; every 0: never."""
+
+    every: int = 0
+    batches: int = 1  # global micro-batches per evaluation
+
+
+@dataclass
+class ObserveConfig:
+    """RankMe and feature standard deviation on a fixed batch; every 0: never."""
+
+    every: int = 10
+
+
+@dataclass
+class WandbConfig:
+    """Weights & Biases. Offline runs are uploaded later with `wandb sync`."""
+
+    mode: str = "offline"  # online, offline, disabled
+    project: str = "mri-fm"
+    entity: str | None = None
+    name: str | None = None
+
+
+@dataclass
+class RunConfig:
+    """Where a run leaves config.yaml, metrics.jsonl, checkpoints/ and wandb/."""
+
+    dir: str = MISSING
+
+
+@dataclass
+class Config:
+    """Everything a run depends on. `objective` is the dataclass of the chosen objective (`Objective.Config`)."""
+
+    objective: Any = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    val: ValConfig = field(default_factory=ValConfig)
+    observe: ObserveConfig = field(default_factory=ObserveConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    seed: int = 0
+    log_every: int = 10
+
+
+def load_config(objective: str, words: Sequence[str] = ()) -> Config:
+    """Compose a configuration.
+
+    Args:
+        objective: a name of `mri_fm.objectives.OBJECTIVES`.
+        words: `key=value` overrides; `model=NAME` and `data=NAME` choose presets.
+
+    Raises:
+        UserError: unknown objective, preset or key (the nearest one is named), or a value of the wrong type.
+    """
+    from mri_fm.objectives import objective_class  # the objectives import this module
+
+    merged = OmegaConf.structured(Config)
+    merged.objective = OmegaConf.structured(objective_class(objective).Config)
+    choices, overrides = _split_words(words)
+    layers = [PRESETS / "base.yaml", _preset("objective", objective)]
+    layers += [_preset(group, choices[group]) for group in GROUPS if group in choices]
+    for layer in layers:
+        _merge(merged, OmegaConf.load(layer), str(layer.relative_to(PRESETS)))
+    for word in overrides:
+        _merge(merged, OmegaConf.from_dotlist([word]), f"'{word}'")
+    config = cast(Config, OmegaConf.to_object(_require_complete(merged)))
+    _check(config)
+    return config
+
+
+def config_from_yaml(path: Path) -> Config:
+    """Read back the `config.yaml` of a run folder.
+
+    Raises:
+        UserError: no such file, or a file this version cannot read.
+    """
+    if not path.is_file():
+        raise UserError(f"no {path}: give the folder of a run that train.py has started")
+    from mri_fm.objectives import objective_class
+
+    loaded = OmegaConf.load(path)
+    merged = OmegaConf.structured(Config)
+    merged.objective = OmegaConf.structured(objective_class(loaded.objective.name).Config)
+    _merge(merged, loaded, str(path))
+    return cast(Config, OmegaConf.to_object(merged))
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as YAML, readable by `config_from_yaml`."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def _split_words(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    choices: dict[str, str] = {}
+    overrides = []
+    for word in words:
+        key, separator, value = word.partition("=")
+        if not separator:
+            raise UserError(f"'{word}' is not of the form key=value, for instance train.steps=100")
+        if key in GROUPS:
+            choices[key] = value
+        else:
+            overrides.append(word)
+    return choices, overrides
+
+
+def _preset(group: str, name: str) -> Path:
+    path = PRESETS / group / f"{name}.yaml"
+    if not path.is_file():
+        names = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        raise UserError(f"no {group} preset '{name}'{_nearest(name, names)}; there are {', '.join(names)}")
+    return path
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    match = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+    return f", did you mean '{match[0]}'?" if match else ""
+
+
+def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in node:
+        yield f"{prefix}{key}"
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_missing():
+            yield from _keys(child, f"{prefix}{key}.")
+
+
+def _merge(target: DictConfig, layer: Any, origin: str) -> None:
+    known = list(_keys(target))
+    for key in _keys(layer):
+        if key not in known:
+            raise UserError(f"unknown key '{key}' in {origin}{_nearest(key, known)}")
+    try:
+        target.merge_with(layer)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{origin}: {str(error).splitlines()[0]}") from error
+
+
+def _require_complete(merged: DictConfig) -> DictConfig:
+    missing = sorted(OmegaConf.missing_keys(merged))
+    if missing:
+        raise UserError(f"these keys have no default, set them on the command line: {' '.join(f'{k}=…' for k in missing)}")
+    return merged
+
+
+def _check(config: Config) -> None:
+    """Constraints that types cannot express."""
+    choices = {
+        "data.device": (config.data.device, ("auto", "cpu", "gpu")),
+        "data.statistics": (config.data.statistics, ("foreground", "volume")),
+        "data.verify": (config.data.verify, ("full", "size")),
+        "train.precision": (config.train.precision, ("auto", "bf16", "fp32")),
+        "wandb.mode": (config.wandb.mode, ("online", "offline", "disabled")),
+    }
+    for key, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise UserError(f"{key}={value} is not one of {', '.join(allowed)}")
+    for name, axis, patch in zip("depth height width".split(), config.data.size, config.model.patch, strict=True):
+        if axis <= 0 or axis % patch:
+            raise UserError(f"data.size: {name} {axis} does not divide by the patch of {patch}; take a multiple of it")
+    for head in (config.model, config.model.predictor, config.model.decoder):
+        if head.width % head.heads:
+            raise UserError(f"model width {head.width} does not divide by its {head.heads} heads")
+    positive = {"train.steps": config.train.steps, "train.global_batch": config.train.global_batch, "log_every": config.log_every,
+                "train.accumulation": config.train.accumulation, "checkpoint.every": config.checkpoint.every,
+                "checkpoint.keep_last": config.checkpoint.keep_last}  # fmt: skip
+    for key, number in positive.items():
+        if number < 1:
+            raise UserError(f"{key}={number} must be at least 1")

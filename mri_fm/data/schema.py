@@ -1,0 +1,66 @@
+"""The corpus on disk, as its writer (`preprocessing`) and its readers (`mri_fm.data`) both see it.
+
+    corpus/
+      corpus.json             format version, counts, preprocessing spec and its hash, checksums of everything but private/
+      manifest.parquet        one row per accepted volume (`MANIFEST`), plus label columns as found
+      private/ledger.parquet  one row per input (`LEDGER`), mode 0600
+      volumes.zarr/           OME-Zarr 0.5 archive, one multiscale image per key
+      shards/{split}-{nnnnnn}.tar  and an .idx beside each
+      report.html
+
+A shard sample is `{key}.raw` (little-endian int16, axes z,y,x of RAS+, cropped to the brain box + 6 voxels; 0 is
+background and only background, foreground is 1…32767), `{key}.shape` (3 × int32) and `{key}.json`.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+FORMAT_VERSION = 1
+CORPUS_FILE = "corpus.json"
+MANIFEST_FILE = "manifest.parquet"
+LEDGER_FILE = "private/ledger.parquet"
+ARCHIVE_DIR = "volumes.zarr"
+SHARD_DIR = "shards"
+REPORT_FILE = "report.html"
+
+SPLITS = ("train", "val", "test")
+CONTRASTS = ("T1", "T2", "FLAIR", "T2STAR", "OTHER")
+FOREGROUND_MAX = 32767
+CROP_MARGIN = 6
+
+MANIFEST = pa.schema(
+    [
+        ("key", pa.string()),
+        ("dataset", pa.string()),
+        ("subject", pa.string()),
+        ("session", pa.string()),
+        ("contrast", pa.string()),
+        ("split", pa.string()),
+        ("shape", pa.list_(pa.int32(), 3)),  # z, y, x of the shard payload (after the crop)
+        ("spacing", pa.list_(pa.float64(), 3)),  # mm along z, y, x
+        ("orientation", pa.string()),  # of the source, e.g. "LAS"
+        ("dtype", pa.string()),  # of the source voxels
+        ("p01", pa.float32()),  # stored units, over the foreground
+        ("p99", pa.float32()),
+        ("crop_p01", pa.float32()),  # stored units, over the whole crop
+        ("crop_p99", pa.float32()),
+        ("foreground_fraction", pa.float32()),  # of the payload
+        ("content_hash", pa.string()),  # XXH3-128 of the canonical int16 voxels before the crop + shape + spacing
+        ("shard", pa.string()),  # file name under shards/
+        ("offset", pa.int64()),  # of the .raw payload in the shard, bytes
+        ("size", pa.int64()),  # of the .raw payload, bytes
+        ("checksum", pa.string()),  # XXH3-64 of the .raw payload, 16 hex digits
+    ]
+)
+"""Columns every manifest has, in this order; label columns follow."""
+
+LEDGER = pa.schema(
+    [
+        ("source_path", pa.string()),  # relative to the raw root, posix
+        ("decision", pa.string()),  # accepted | duplicate | refused
+        ("code", pa.string()),  # "" when accepted
+        ("reason", pa.string()),
+        ("key", pa.string()),  # of the accepted volume, or of the one this duplicates; "" when refused
+    ]
+)
