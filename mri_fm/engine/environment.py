@@ -1,0 +1,72 @@
+"""Who this process is among the ranks, and the process group on GPUs (NCCL) or CPUs (gloo)."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+
+from mri_fm.errors import EXIT_USER_ERROR, UserError
+
+_RANK_0_HEAD_START_S = 5.0
+
+
+@dataclass(frozen=True)
+class Environment:
+    """This process' place: global rank, number of ranks, rank on its node, ranks on its node."""
+
+    rank: int
+    world: int
+    local_rank: int
+    local_world: int
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes what is written once."""
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        """This rank's GPU, or the CPU on a machine that has none."""
+        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def read_environment() -> Environment:
+    """The place that the launcher wrote into the process' environment; one rank where there was no launcher."""
+    defaults = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    number = {name: int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or number["WORLD_SIZE"])
+    return Environment(number["RANK"], number["WORLD_SIZE"], number["LOCAL_RANK"], local_world)
+
+
+def start_process_group(environment: Environment) -> None:
+    """Join the ranks. On the CPU nothing is compiled and the cores are shared out among the node's ranks."""
+    import deepspeed
+    import deepspeed.ops
+    from deepspeed.accelerator import get_accelerator
+
+    if get_accelerator().device_name() == "cpu":
+        # DeepSpeed would spend minutes compiling a shared-memory extension that only its inference uses.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // environment.local_world))
+    else:
+        torch.cuda.set_device(environment.device)
+    deepspeed.init_distributed(dist_backend=get_accelerator().communication_backend_name(), verbose=False)
+
+
+def exit_on_user_error(error: UserError) -> int:
+    """Print the error once for the whole job and return the exit code.
+
+    All ranks meet most errors together. The launcher ends every rank when the first one exits, so the others give rank 0
+    the time to speak; a rank that is still alive after that met the error alone and speaks itself.
+    """
+    if int(os.environ.get("RANK", "0")) != 0:
+        time.sleep(_RANK_0_HEAD_START_S)
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    return EXIT_USER_ERROR

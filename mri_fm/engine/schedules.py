@@ -1,0 +1,36 @@
+"""Schedules are arrays over optimizer steps, built once; resuming is an index."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mri_fm.config import OptimConfig
+
+
+def warmup_cosine(steps: int, *, start: float, peak: float, end: float, warmup: int) -> np.ndarray:
+    """Linear from `start` to `peak` over `warmup` steps, then half a cosine down to `end` at the last step.
+
+    Returns:
+        float64 (steps,).
+    """
+    values = np.full(steps, end, dtype=np.float64)
+    values[:warmup] = np.linspace(start, peak, warmup, endpoint=False)[: len(values[:warmup])]
+    tail = steps - warmup
+    if tail > 0:
+        progress = np.linspace(0.0, 1.0, tail) if tail > 1 else np.zeros(1)
+        values[warmup:] = end + (peak - end) * (1 + np.cos(np.pi * progress)) / 2
+    return values
+
+
+def optimizer_schedules(optim: OptimConfig, steps: int) -> dict[str, np.ndarray]:
+    """"lr" and "weight_decay" per optimizer step (arXiv 2606.13315: linear warm-up, then cosine; the weight decay follows a cosine).
+
+    Returns:
+        float64 arrays of shape (steps,).
+    """
+    warmup = min(round(optim.warmup * steps), steps)
+    decay = warmup_cosine(
+        steps, start=optim.weight_decay, peak=optim.weight_decay, end=optim.weight_decay_end, warmup=0
+    )
+    rate = warmup_cosine(steps, start=optim.lr_start, peak=optim.lr, end=optim.lr_end, warmup=warmup)
+    return {"lr": rate, "weight_decay": decay}

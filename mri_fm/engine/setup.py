@@ -1,0 +1,108 @@
+"""One DeepSpeed engine over one module: the only place that knows DeepSpeed's configuration and its traps."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mri_fm.config import Config, OptimConfig
+from mri_fm.data.positions import check_batch
+from mri_fm.engine.environment import Environment
+from mri_fm.errors import UserError
+from mri_fm.objectives import Objective, objective_class
+
+DEFAULT_DS_CONFIG = Path(__file__).parents[2] / "ds_configs" / "zero1.json"
+_ALLOWED_KEYS = {"zero_optimization", "zero_force_ds_cpu_optimizer", "communication_data_type", "comms_logger", "aio"}
+
+
+def read_ds_config(path: Path) -> dict[str, Any]:
+    """A DeepSpeed configuration that says how to shard, communicate and offload, and nothing else.
+
+    Raises:
+        UserError: no such file, not JSON, or a key that our own configuration owns (batch, precision, clipping, optimizer).
+    """
+    if not path.is_file():
+        raise UserError(f"no DeepSpeed configuration at {path}; ds_configs/ has some")
+    try:
+        content = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    foreign = sorted(set(content) - _ALLOWED_KEYS)
+    if foreign:
+        raise UserError(
+            f"{path} sets {', '.join(foreign)}: batch, accumulation, clipping, precision and optimizer come from our configuration "
+            f"(train.global_batch, train.accumulation, train.clip, train.precision, optim.*); keep only {', '.join(sorted(_ALLOWED_KEYS))}"
+        )
+    return dict(content)
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """"auto" is bf16 on a GPU and fp32 on the CPU."""
+    if precision != "auto":
+        return precision
+    return "bf16" if device.type == "cuda" else "fp32"
+
+
+def complete_ds_config(sharding: dict[str, Any], config: Config, environment: Environment) -> dict[str, Any]:
+    """The whole DeepSpeed configuration for this run.
+
+    Raises:
+        UserError: the batch does not divide, or bf16 is asked for without ZeRO.
+    """
+    check_batch(config.train.global_batch, config.train.accumulation, environment.world)
+    bf16 = resolve_precision(config.train.precision, environment.device) == "bf16"
+    stage = sharding.get("zero_optimization", {}).get("stage", 0)
+    if bf16 and stage == 0:
+        raise UserError("bf16 needs ZeRO stage 1 or more (at stage 0 DeepSpeed takes another optimizer): see ds_configs/")
+    return sharding | {
+        "train_batch_size": config.train.global_batch,
+        "train_micro_batch_size_per_gpu": config.train.global_batch // (config.train.accumulation * environment.world),
+        "gradient_accumulation_steps": config.train.accumulation,
+        "gradient_clipping": config.train.clip,
+        "bf16": {"enabled": bf16},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+    }
+
+
+def parameter_groups(named: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+    """Two AdamW groups: weights, which decay, and biases, norms and learned tokens, which do not."""
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for name, parameter in named:
+        if parameter.requires_grad:
+            (free if parameter.ndim <= 1 or name.endswith("token") else decayed).append(parameter)
+    return [{"params": decayed, "decay": True}, {"params": free, "decay": False, "weight_decay": 0.0}]
+
+
+def build_optimizer(module: nn.Module, optim: OptimConfig, device: torch.device) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; torch's own, since DeepSpeed's are compiled on first use."""
+    first, second = optim.betas
+    groups = parameter_groups(module.named_parameters())
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=(first, second), weight_decay=optim.weight_decay, fused=device.type == "cuda")
+
+
+def build_objective(config: Config) -> Objective:
+    """The objective with initial weights that depend on the seed alone."""
+    depth, height, width = config.data.size
+    torch.manual_seed(config.seed)
+    return objective_class(config.objective.name)(config.objective, config.model, (depth, height, width), config.seed)
+
+
+def build_engine(config: Config, sharding: dict[str, Any], environment: Environment) -> Any:
+    """A DeepSpeed engine over the objective; `engine.module` is the `Objective`."""
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    objective = build_objective(config).to(environment.device)
+    optimizer = build_optimizer(objective, config.optim, environment.device)
+    engine, *_ = deepspeed.initialize(
+        model=objective, optimizer=optimizer, config=complete_ds_config(sharding, config, environment), dist_init_required=False
+    )
+    return engine
