@@ -1,0 +1,100 @@
+"""Shards against the tools that will read them: tarfile, DALI's own indexer, webdataset."""
+
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
+
+from preprocessing.shards import Sample, file_checksum, plan_shards, write_shard, write_text
+
+
+def samples(count: int = 5) -> list[Sample]:
+    rng = np.random.default_rng(0)
+    shapes = [tuple(int(n) for n in rng.integers(3, 9, 3)) for _ in range(count)]
+    return [
+        Sample(f"k{i:02d}", rng.integers(0, 32767, s).astype(np.int16), {"spacing": [1, 2, 3]}) for i, s in enumerate(shapes)
+    ]
+
+
+def test_index_equals_dalis(tmp_path: Path) -> None:
+    write_shard(tmp_path / "train-000000.tar", samples())
+    tool = Path(sys.executable).parent / "wds2idx"
+    theirs = tmp_path / "theirs.idx"
+    subprocess.run([sys.executable, tool, tmp_path / "train-000000.tar", theirs], check=True, capture_output=True)
+    assert (tmp_path / "train-000000.idx").read_text() == theirs.read_text()
+
+
+def test_payload_is_found_by_offset_and_size(tmp_path: Path) -> None:
+    path = tmp_path / "train-000000.tar"
+    payloads = write_shard(path, samples())
+    blob = path.read_bytes()
+    for sample, payload in zip(samples(), payloads, strict=True):
+        raw = blob[payload.offset : payload.offset + payload.size]
+        assert payload.key == sample.key
+        assert payload.checksum == xxhash.xxh3_64_hexdigest(raw)
+        assert np.array_equal(np.frombuffer(raw, "<i2").reshape(sample.voxels.shape), sample.voxels)
+
+
+def test_webdataset_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "train-000000.tar"
+    write_shard(path, samples())
+    read = list(webdataset.WebDataset(str(path), shardshuffle=False))
+    assert [r["__key__"] for r in read] == [s.key for s in samples()]
+    for got, sample in zip(read, samples(), strict=True):
+        assert np.array_equal(np.frombuffer(got["shape"], "<i4"), sample.voxels.shape)
+        assert json.loads(got["json"]) == sample.info
+
+
+def test_bytes_depend_on_samples_alone(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", samples())
+    write_shard(tmp_path / "b.tar", iter(samples()))
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+    with tarfile.open(tmp_path / "a.tar") as archive:
+        assert {(m.mtime, m.uid, m.gid, m.uname) for m in archive} == {(0, 0, 0, "mri-fm")}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.idx", "a.tar", "b.idx", "b.tar"]
+
+
+def test_a_failing_sample_leaves_no_shard(tmp_path: Path) -> None:
+    def broken():
+        yield samples()[0]
+        raise OSError("the source vanished")
+
+    with pytest.raises(OSError, match="vanished"):
+        write_shard(tmp_path / "a.tar", broken())
+    assert not (tmp_path / "a.tar").exists()
+    write_shard(tmp_path / "a.tar", samples())
+    assert (tmp_path / "a.tar").exists()
+
+
+@given(
+    st.dictionaries(st.text("0123456789abcdef", min_size=4, max_size=4), st.integers(1, 50), max_size=30), st.integers(1, 100)
+)
+def test_plan_is_a_partition_within_the_limit(sizes: dict[str, int], limit: int) -> None:
+    shards = plan_shards(sizes, limit, 0)
+    assert sorted(k for shard in shards for k in shard) == sorted(sizes)
+    assert all(shard for shard in shards)
+    assert all(sum(sizes[k] for k in shard) <= limit for shard in shards if len(shard) > 1)
+    assert shards == plan_shards(dict(reversed(list(sizes.items()))), limit, 0)
+
+
+def test_plan_shuffles_and_differs_by_split() -> None:
+    sizes = {f"{i:03d}": 1 for i in range(50)}
+    (first,), (second,) = plan_shards(sizes, 100, 0), plan_shards(sizes, 100, 1)
+    assert first != sorted(sizes)
+    assert first != second
+
+
+def test_text_replaces_with_the_mode(tmp_path: Path) -> None:
+    write_text(tmp_path / "key", "a", mode=0o600)
+    write_text(tmp_path / "key", "b", mode=0o600)
+    assert (tmp_path / "key").read_text() == "b"
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    assert file_checksum([tmp_path / "key"]) == xxhash.xxh3_64_hexdigest(b"b")
