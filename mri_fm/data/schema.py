@@ -10,6 +10,9 @@
 
 A shard sample is `{key}.raw` (little-endian int16, axes z,y,x of RAS+, cropped to the brain box + 6 voxels; 0 is
 background and only background, foreground is 1…32767), `{key}.shape` (3 × int32) and `{key}.json`.
+
+corpus.json is one object with at least `format_version` (FORMAT_VERSION), `counts`, `spec`, `spec_hash` and `checksums`:
+{posix path relative to the corpus: XXH3-64 of that file, 16 hex digits}, for every file but itself and those under private/.
 """
 
 from __future__ import annotations
