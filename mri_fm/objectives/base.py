@@ -7,13 +7,35 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from mri_fm.config import ModelConfig
+from mri_fm.errors import UserError
+from mri_fm.masking import random_mask
 from mri_fm.models.vit import VisionTransformer
+from mri_fm.rng import Stream, generator
+
+
+@dataclass
+class MaskedConfig:
+    """What all masked objectives share; the base of an objective's `Config`."""
+
+    name: str = ""
+    mask_ratio: float = 0.75  # share of hidden tokens
+
+    def __post_init__(self) -> None:
+        """Check what types cannot.
+
+        Raises:
+            UserError: a mask ratio that hides nothing or everything.
+        """
+        if not 0.0 < self.mask_ratio < 1.0:
+            raise UserError(f"objective.mask_ratio={self.mask_ratio} must lie between 0 and 1, for instance 0.75")
 
 
 class Objective(nn.Module):
@@ -27,9 +49,18 @@ class Objective(nn.Module):
     student: VisionTransformer
 
     def __init__(self, config: Any, model: ModelConfig, size: tuple[int, int, int], seed: int) -> None:
-        """Build the modules; `size` is the input's depth, height, width in voxels, `seed` keys the masks."""
+        """Build the modules.
+
+        Args:
+            config: an instance of this class' `Config`.
+            model: sizes of the encoder and the heads.
+            size: depth, height, width of the input in voxels.
+            seed: keys the masks and the initial weights, which are therefore equal on all ranks.
+        """
         super().__init__()
         self.config, self.seed = config, seed
+        torch.manual_seed(int(generator(seed, Stream.INIT, 0).integers(2**63)))
+        self.student = VisionTransformer.from_config(model, size)
 
     @abstractmethod
     def forward(
@@ -52,9 +83,25 @@ class Objective(nn.Module):
         return {}
 
     def ema_pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
-        """(teacher, student) parameters; the engine moves each teacher towards its student."""
+        """(teacher, student) parameters in a fixed order; the engine moves each teacher towards its student."""
         return []
 
     def encoder(self) -> VisionTransformer:
         """The network that is kept for downstream use."""
         return self.student
+
+    def mask(self, positions_B: Tensor, group_position: int, *, shared: bool = False) -> tuple[Tensor, Tensor]:
+        """visible_BV and hidden_BM of `config.mask_ratio`, see `mri_fm.masking.random_mask`."""
+        return random_mask(
+            self.student.num_tokens,
+            self.config.mask_ratio,
+            seed=self.seed,
+            positions_B=positions_B,
+            shared=shared,
+            group_position=group_position,
+        )
+
+
+def mean_per_sample(error: Tensor) -> Tensor:
+    """Mean within each sample first, then over samples: equal to the loss of one big batch wherever it is split."""
+    return error.flatten(1).mean(1).mean()

@@ -1,0 +1,16 @@
+"""Losses are computed in float32 at least, whatever the network runs in."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32, or in float64 if it is float64 already."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def full_precision(device: torch.device) -> torch.autocast:
+    """A context in which autocast does not lower any operation on `device`."""
+    return torch.autocast(device_type=device.type, enabled=False)

@@ -1,0 +1,126 @@
+"""JEPA: predict the features of hidden patches instead of their voxels.
+
+    s = student(visible tokens),  h = LN(teacher(all tokens))  with a further LayerNorm without weights
+    ẑ = predictor(s) at hidden tokens;  L = mean |ẑ − h|;  teacher ← m·teacher + (1 − m)·student,  m: 0.998 → 1
+
+Reference: Assran et al., I-JEPA, CVPR 2023; Bardes et al., V-JEPA, TMLR 2024; on brain MRI arXiv 2606.13315.
+
+    import torch
+    from mri_fm.config import HeadConfig, ModelConfig
+    from mri_fm.objectives.jepa import JEPA
+
+    model = ModelConfig(width=48, depth=2, heads=3, predictor=HeadConfig(width=48, depth=1, heads=3))
+    jepa = JEPA(JEPA.Config(), model, size=(16, 16, 16), seed=0)
+    volumes = torch.randn(2, 1, 16, 16, 16)
+    loss, metrics = jepa(volumes, torch.arange(2), 0, {})
+    loss.backward()
+    print(metrics["loss_prediction"], jepa.schedules(100)["ema"][0])
+
+Axes: B batch, N tokens, V visible tokens, M hidden tokens, D width, C channels, Z/Y/X voxels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mri_fm.config import ModelConfig
+from mri_fm.errors import UserError
+from mri_fm.losses.precision import at_least_float32, full_precision
+from mri_fm.models.heads import predictor
+from mri_fm.models.patches import take_tokens
+from mri_fm.models.vit import VisionTransformer
+from mri_fm.objectives.base import MaskedConfig, Objective, mean_per_sample
+
+
+@dataclass
+class JEPAConfig(MaskedConfig):
+    """Options of `JEPA`."""
+
+    name: str = "jepa"
+    ema_start: float = 0.998  # momentum of the teacher, linear over the run
+    ema_end: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check what types cannot.
+
+        Raises:
+            UserError: a momentum outside [0, 1].
+        """
+        super().__post_init__()
+        for key in ("ema_start", "ema_end"):
+            if not 0.0 <= getattr(self, key) <= 1.0:
+                raise UserError(f"objective.{key}={getattr(self, key)} must lie in [0, 1], for instance 0.998")
+
+
+class Features(NamedTuple):
+    """What the losses of one micro-batch are made of."""
+
+    context_BVD: Tensor  # student, at visible tokens
+    target_BMD: Tensor  # teacher, normalised, at hidden tokens, no gradient
+    pred_BMD: Tensor  # predictor, at hidden tokens
+
+
+class JEPA(Objective):
+    """Joint-embedding predictive architecture; see the top of this file."""
+
+    Config = JEPAConfig
+    config: JEPAConfig
+    shared_mask = False
+
+    def __init__(self, config: JEPAConfig, model: ModelConfig, size: tuple[int, int, int], seed: int) -> None:
+        super().__init__(config, model, size, seed)
+        self.predictor = predictor(model, self.student)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
+
+    def forward(
+        self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int, schedule: Mapping[str, float]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Prediction loss, mean over this rank's samples; see `Objective.forward`."""
+        loss = prediction_loss(self.features(x_BCZYX, positions_B, group_position))
+        return loss, {"loss_prediction": loss.detach()}
+
+    def features(self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int) -> Features:
+        """Run student, teacher and predictor."""
+        visible_BV, hidden_BM = self.mask(positions_B, group_position, shared=self.shared_mask)
+        context_BVD = self.student(x_BCZYX, visible_BV)
+        with torch.no_grad():
+            target_BMD = normalize(take_tokens(self.teacher(x_BCZYX), hidden_BM))
+        return Features(context_BVD, target_BMD, self.predictor(context_BVD, visible_BV, hidden_BM))
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch the mode of all but the teacher, which always evaluates."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def schedules(self, steps: int) -> dict[str, np.ndarray]:
+        """The key "ema": momentum of the teacher after each step."""
+        return {"ema": np.linspace(self.config.ema_start, self.config.ema_end, steps)}
+
+    def ema_pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """Every parameter of the teacher with the student's, in the order of `parameters()`."""
+        return list(zip(self.teacher.parameters(), self.student.parameters(), strict=True))
+
+    def encoder(self) -> VisionTransformer:
+        """The teacher."""
+        return self.teacher
+
+
+def normalize(tokens_BND: Tensor) -> Tensor:
+    """LayerNorm without weights over the width, in float32 at least."""
+    with full_precision(tokens_BND.device):
+        return F.layer_norm(at_least_float32(tokens_BND), tokens_BND.shape[-1:])
+
+
+def prediction_loss(features: Features) -> Tensor:
+    """Mean |ẑ − h| within each sample, then over samples, in float32 at least."""
+    with full_precision(features.pred_BMD.device):
+        return mean_per_sample((at_least_float32(features.pred_BMD) - features.target_BMD).abs())

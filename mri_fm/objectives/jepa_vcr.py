@@ -1,0 +1,64 @@
+"""JEPA + VCR: JEPA kept from collapse by the variance and covariance of its features.
+
+    L = L_jepa + 0.25 · (1.0 · L_var + 0.1 · L_cov)
+
+Reference: arXiv 2606.13315, after VICReg (Bardes et al., ICLR 2022); `mri_fm.losses.vcr` has the equations. L_var compares
+the same token slot over the batch, so all samples of a global micro-step share one mask. Statistics are those of one
+micro-step over all ranks: 1 × 48 samples and 2 × 24 accumulated ones are not the same here.
+
+    import torch
+    from mri_fm.config import HeadConfig, ModelConfig
+    from mri_fm.objectives.jepa_vcr import JEPAVCR
+
+    model = ModelConfig(width=48, depth=2, heads=3, predictor=HeadConfig(width=48, depth=1, heads=3))
+    objective = JEPAVCR(JEPAVCR.Config(), model, size=(16, 16, 16), seed=0)
+    volumes = torch.randn(2, 1, 16, 16, 16)
+    loss, metrics = objective(volumes, torch.arange(2), 0, {})
+    loss.backward()
+    print(metrics["loss_prediction"], metrics["loss_variance"], metrics["loss_covariance"])
+
+Axes: B batch, C channels, Z/Y/X voxels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mri_fm.losses.vcr import variance_covariance
+from mri_fm.objectives.jepa import JEPA, JEPAConfig, prediction_loss
+
+
+@dataclass
+class JEPAVCRConfig(JEPAConfig):
+    """Options of `JEPAVCR`."""
+
+    name: str = "jepa_vcr"
+    vcr_weight: float = 0.25  # 0: the regulariser is not computed
+    variance_weight: float = 1.0
+    covariance_weight: float = 0.1
+    gamma: float = 1.0  # standard deviation that the variance term asks for
+
+
+class JEPAVCR(JEPA):
+    """JEPA with variance-covariance regularisation; see the top of this file."""
+
+    Config = JEPAVCRConfig
+    config: JEPAVCRConfig
+    shared_mask = True
+
+    def forward(
+        self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int, schedule: Mapping[str, float]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Prediction loss of this rank's samples plus the regulariser of the global micro-batch; see `Objective.forward`."""
+        features = self.features(x_BCZYX, positions_B, group_position)
+        loss = prediction_loss(features)
+        metrics = {"loss_prediction": loss.detach()}
+        if self.config.vcr_weight == 0:
+            return loss, metrics
+        variance, covariance = variance_covariance(features.context_BVD, features.target_BMD, gamma=self.config.gamma)
+        metrics |= {"loss_variance": variance.detach(), "loss_covariance": covariance.detach()}
+        regulariser = self.config.variance_weight * variance + self.config.covariance_weight * covariance
+        return loss + self.config.vcr_weight * regulariser, metrics

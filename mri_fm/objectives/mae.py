@@ -1,0 +1,87 @@
+"""MAE: hide most patches, encode the rest, reconstruct the voxels of the hidden ones.
+
+    L = mean over hidden voxels of |ŷ − y|^p / p,  p = 2;  y are the z-scored voxels themselves
+
+Reference: He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022; in 3D arXiv 2606.13315.
+
+    import torch
+    from mri_fm.config import HeadConfig, ModelConfig
+    from mri_fm.objectives.mae import MAE
+
+    model = ModelConfig(width=48, depth=2, heads=3, decoder=HeadConfig(width=48, depth=1, heads=3))
+    mae = MAE(MAE.Config(), model, size=(16, 16, 16), seed=0)
+    volumes = torch.randn(2, 1, 16, 16, 16)
+    loss, metrics = mae(volumes, torch.arange(2), 0, {})
+    loss.backward()
+    print(metrics["loss_reconstruction"])
+
+Axes: B batch, N tokens, V visible tokens, M hidden tokens, P voxels of a patch, C channels, Z/Y/X voxels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mri_fm.config import ModelConfig
+from mri_fm.losses.precision import at_least_float32, full_precision
+from mri_fm.models.heads import decoder
+from mri_fm.models.patches import patchify, take_tokens, unpatchify
+from mri_fm.objectives.base import MaskedConfig, Objective, mean_per_sample
+
+
+@dataclass
+class MAEConfig(MaskedConfig):
+    """Options of `MAE`."""
+
+    name: str = "mae"
+    power: float = 2.0  # p of the reconstruction loss
+
+
+class MAE(Objective):
+    """Masked autoencoder; see the top of this file."""
+
+    Config = MAEConfig
+    config: MAEConfig
+
+    def __init__(self, config: MAEConfig, model: ModelConfig, size: tuple[int, int, int], seed: int) -> None:
+        super().__init__(config, model, size, seed)
+        self.decoder = decoder(model, self.student)
+
+    def forward(
+        self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int, schedule: Mapping[str, float]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Reconstruction loss, mean over this rank's samples; see `Objective.forward`."""
+        pred_BMP, hidden_BM = self.predict(x_BCZYX, positions_B, group_position)
+        loss = self.reconstruction_loss(pred_BMP, x_BCZYX, hidden_BM)
+        return loss, {"loss_reconstruction": loss.detach()}
+
+    def predict(self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int) -> tuple[Tensor, Tensor]:
+        """Predicted patches (B, M, P) and the indices hidden_BM where they belong."""
+        visible_BV, hidden_BM = self.mask(positions_B, group_position)
+        tokens_BVD = self.student(x_BCZYX, visible_BV)
+        return self.decoder(tokens_BVD, visible_BV, hidden_BM), hidden_BM
+
+    def reconstruction_loss(self, pred_BMP: Tensor, x_BCZYX: Tensor, hidden_BM: Tensor) -> Tensor:
+        """Mean |ŷ − y|^p / p over the hidden voxels of each sample, then over samples, in float32 at least."""
+        with full_precision(x_BCZYX.device):
+            target_BMP = take_tokens(patchify(at_least_float32(x_BCZYX), self.student.patch), hidden_BM)
+            error = (at_least_float32(pred_BMP) - target_BMP).abs()
+            return mean_per_sample(error.pow(self.config.power)) / self.config.power
+
+    def mosaic(self, pred_BMP: Tensor, x_BCZYX: Tensor, hidden_BM: Tensor) -> Tensor:
+        """The truth at visible patches, the prediction at hidden ones; (B, C, Z, Y, X) in float32 at least."""
+        truth_BNP = patchify(at_least_float32(x_BCZYX), self.student.patch)
+        index = hidden_BM[:, :, None].expand(-1, -1, truth_BNP.shape[2])
+        patches_BNP = truth_BNP.scatter(1, index, pred_BMP.to(truth_BNP.dtype))
+        return unpatchify(patches_BNP, self.student.patch, self.student.size)
+
+    @torch.no_grad()
+    def reconstruct(self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int) -> tuple[Tensor, Tensor]:
+        """For pictures: the mosaic, and which of its voxels were hidden (bool), both (B, C, Z, Y, X)."""
+        pred_BMP, hidden_BM = self.predict(x_BCZYX, positions_B, group_position)
+        marks = self.mosaic(torch.ones_like(pred_BMP), torch.zeros_like(x_BCZYX), hidden_BM)
+        return self.mosaic(pred_BMP, x_BCZYX, hidden_BM), marks.bool()
