@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 import xxhash
 from omegaconf import OmegaConf
 
@@ -84,17 +85,22 @@ class Checkpointer:
         return sorted(p for p in self.folder.glob("step-*") if p.suffix != ".partial")
 
     def find(self) -> Path | None:
-        """The newest checkpoint whose checksums match; a damaged one is named and the one before it taken.
+        """The newest checkpoint whose checksums match, agreed by all ranks; a damaged one is named and skipped.
 
         Raises:
             UserError: there are checkpoints and none of them is whole, or it belongs to another run.
         """
+        names = [self._find_first_whole() if self.environment.is_main else None]
+        torch.distributed.broadcast_object_list(names)
+        return None if names[0] is None else self.folder / names[0]
+
+    def _find_first_whole(self) -> str | None:
         candidates = self._complete()[::-1]
         for candidate in candidates:
             problem = verify_checkpoint(candidate)
             if problem is None:
                 self._check_identity(candidate)
-                return candidate
+                return candidate.name
             print(f"checkpoint {candidate.name} is refused: {problem}; trying the one before", flush=True)
         if candidates:
             raise UserError(f"no checkpoint under {self.folder} is whole; remove the folder to start afresh")
@@ -105,7 +111,8 @@ class Checkpointer:
         different = [key for key in self.identity if saved.get(key) != self.identity[key]]
         if different:
             raise UserError(
-                f"{checkpoint} belongs to another run: {', '.join(different)} differ; take another run.dir or restore these settings"
+                f"{checkpoint} belongs to another run: {', '.join(different)} differ; "
+                "take another run.dir or restore these settings"
             )
 
     def load(self, engine: Any, ema: EMA, checkpoint: Path) -> int:
@@ -116,7 +123,9 @@ class Checkpointer:
         """
         meta = read_meta(checkpoint)
         if meta["world"] != self.environment.world:
-            raise UserError(f"{checkpoint} was written by {meta['world']} ranks and this run has {self.environment.world}; start as many")
+            raise UserError(
+                f"{checkpoint} was written by {meta['world']} ranks and this run has {self.environment.world}; start as many"
+            )
         path, _ = engine.load_checkpoint(str(self.folder), tag=checkpoint.name)
         if path is None:
             raise UserError(f"DeepSpeed found nothing to load in {checkpoint}; remove it to take the one before")

@@ -23,14 +23,14 @@ def warmup_cosine(steps: int, *, start: float, peak: float, end: float, warmup: 
 
 
 def optimizer_schedules(optim: OptimConfig, steps: int) -> dict[str, np.ndarray]:
-    """"lr" and "weight_decay" per optimizer step (arXiv 2606.13315: linear warm-up, then cosine; the weight decay follows a cosine).
+    """The learning rate ("lr") and the weight decay ("weight_decay") per optimizer step.
+
+    As in arXiv 2606.13315: linear warm-up, then a cosine; the weight decay follows a cosine from the first step.
 
     Returns:
         float64 arrays of shape (steps,).
     """
     warmup = min(round(optim.warmup * steps), steps)
-    decay = warmup_cosine(
-        steps, start=optim.weight_decay, peak=optim.weight_decay, end=optim.weight_decay_end, warmup=0
-    )
+    decay = warmup_cosine(steps, start=optim.weight_decay, peak=optim.weight_decay, end=optim.weight_decay_end, warmup=0)
     rate = warmup_cosine(steps, start=optim.lr_start, peak=optim.lr, end=optim.lr_end, warmup=warmup)
     return {"lr": rate, "weight_decay": decay}

@@ -36,14 +36,14 @@ def read_ds_config(path: Path) -> dict[str, Any]:
     foreign = sorted(set(content) - _ALLOWED_KEYS)
     if foreign:
         raise UserError(
-            f"{path} sets {', '.join(foreign)}: batch, accumulation, clipping, precision and optimizer come from our configuration "
-            f"(train.global_batch, train.accumulation, train.clip, train.precision, optim.*); keep only {', '.join(sorted(_ALLOWED_KEYS))}"
+            f"{path} sets {', '.join(foreign)}, which train.* and optim.* of our configuration own "
+            f"(batch, accumulation, clipping, precision, optimizer); keep only {', '.join(sorted(_ALLOWED_KEYS))}"
         )
     return dict(content)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """"auto" is bf16 on a GPU and fp32 on the CPU."""
+    """ "auto" is bf16 on a GPU and fp32 on the CPU."""
     if precision != "auto":
         return precision
     return "bf16" if device.type == "cuda" else "fp32"
@@ -85,7 +85,9 @@ def build_optimizer(module: nn.Module, optim: OptimConfig, device: torch.device)
     """AdamW over the trainable parameters; torch's own, since DeepSpeed's are compiled on first use."""
     first, second = optim.betas
     groups = parameter_groups(module.named_parameters())
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=(first, second), weight_decay=optim.weight_decay, fused=device.type == "cuda")
+    return torch.optim.AdamW(
+        groups, lr=optim.lr, betas=(first, second), weight_decay=optim.weight_decay, fused=device.type == "cuda"
+    )
 
 
 def build_objective(config: Config) -> Objective:

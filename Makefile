@@ -1,0 +1,43 @@
+# make demo, make test: each sets up .venv first. See README.md.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+DALI ?= cu13
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-$(DALI)
+
+.PHONY: help setup demo test test-all lint clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## create .venv with the pinned packages (DALI=cu12 for older drivers)
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "missing: $(PYTHON) (Python 3.11 or newer; or set PYTHON=...)"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "missing: Python 3.11 or newer ($(PYTHON) is older; set PYTHON=...)"; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "missing: Python's venv module (Debian: python3-venv)"; exit 2; }
+	@command -v git >/dev/null || { echo "missing: git"; exit 2; }
+	@command -v cc >/dev/null || { echo "missing: a C compiler (Debian: gcc)"; exit 2; }
+	@echo "setting up $(VENV): about 2 GB, a few minutes"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(DALI),samples,dev]'
+	@touch $@
+
+demo: setup ## real scans -> corpus -> four objectives -> probe -> runs/demo/report.html
+	@$(BIN)/python -m launch.demo
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint ## lint, types and every test that is not slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
+
+test-all: lint ## every test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+clean: ## remove what runs and tests have left (not .venv)
+	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,200 @@
+"""The training loop: one for all objectives."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mri_fm.config import Config, to_yaml
+from mri_fm.data.corpus import Corpus
+from mri_fm.data.loader import Batch, TrainLoader
+from mri_fm.engine.checkpoint import Checkpointer, identity, read_meta
+from mri_fm.engine.ema import EMA
+from mri_fm.engine.environment import Environment
+from mri_fm.engine.monitor import Monitor, is_due
+from mri_fm.engine.schedules import optimizer_schedules
+from mri_fm.engine.setup import build_engine
+from mri_fm.errors import UserError
+from mri_fm.objectives import Objective
+from mri_fm.observe.recorder import Record, Recorder
+from mri_fm.observe.throughput import Meter
+
+EXIT_DONE, EXIT_STOPPED = 0, 75
+
+
+class StopRequest:
+    """Turns SIGTERM and SIGUSR1 into a question the loop asks once per step."""
+
+    def __init__(self) -> None:
+        """Install the handlers."""
+        self._asked = False
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+
+    def agreed(self, group: Any) -> bool:
+        """Whether any rank was asked to stop; over gloo, so that the device is not waited for."""
+        flag = torch.tensor([int(self._asked)])
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX, group=group)
+        return bool(flag.item())
+
+
+def run_training(config: Config, sharding: dict[str, Any], environment: Environment) -> int:
+    """Train to `train.steps`, from the newest checkpoint where there is one; called by all ranks.
+
+    Returns:
+        The exit code: 0 when all steps are done (also when they were before), 75 when stopped on request.
+
+    Raises:
+        UserError: whatever can be found wrong with corpus, checkpoint or settings, before the first step.
+    """
+    corpus = Corpus.open(Path(config.data.corpus), verify=config.data.verify if environment.is_main else "size")
+    names = identity(config, corpus.info["spec_hash"])
+    checkpointer = Checkpointer(Path(config.run.dir), config.checkpoint.keep_last, environment, names)
+    checkpoint = checkpointer.find()
+    if checkpoint is not None and read_meta(checkpoint)["step"] >= config.train.steps:
+        if environment.is_main:
+            print(f"{config.run.dir} has reached its {config.train.steps} steps; nothing to do", flush=True)
+        return EXIT_DONE
+    return Trainer(config, sharding, environment, corpus, checkpointer).run(checkpoint)
+
+
+class Trainer:
+    """One run: engine, teacher, clocks, records."""
+
+    def __init__(
+        self, config: Config, sharding: dict[str, Any], environment: Environment, corpus: Corpus, checkpointer: Checkpointer
+    ) -> None:
+        """Build the engine over `config.objective`, with initial weights."""
+        self.config, self.environment, self.corpus, self.checkpointer = config, environment, corpus, checkpointer
+        self.run_dir = Path(config.run.dir)
+        self.samples = corpus.select("train", config.data.contrasts)
+        self.engine = build_engine(config, sharding, environment)
+        self.objective: Objective = self.engine.module
+        self.ema = EMA(self.objective.ema_pairs())
+        self.schedules = optimizer_schedules(config.optim, config.train.steps) | self.objective.schedules(config.train.steps)
+        self.monitor = Monitor(self.engine, config, corpus, environment)
+        self.control = torch.distributed.new_group(backend="gloo")
+        self.stop = StopRequest()
+
+    def run(self, checkpoint: Path | None) -> int:
+        """Train from `checkpoint` (None: from the start); returns the exit code."""
+        start = 0 if checkpoint is None else self.checkpointer.load(self.engine, self.ema, checkpoint)
+        if not self.environment.is_main:
+            return self._train(start, None)
+        if checkpoint is not None:
+            print(f"resuming after step {start} from {checkpoint}", flush=True)
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        (self.run_dir / "config.yaml").write_text(to_yaml(self.config))
+        with Recorder(self.config, self.run_dir) as recorder:
+            return self._train(start, recorder)
+
+    def _train(self, start: int, recorder: Recorder | None) -> int:
+        config, train = self.config, self.config.train
+        meter = Meter(train.global_batch, self.objective.flops_per_sample(), self.environment.world, self.environment.device)
+        loader = self._loader(start)
+        batches = iter(loader)
+        bar = tqdm(
+            total=train.steps, initial=start, desc=config.objective.name, unit="step", disable=None if recorder else True
+        )
+        try:
+            for step in range(start, train.steps):
+                parts = self._step(step, batches, meter)
+                self._record(step + 1, parts, meter, recorder)
+                bar.update()
+                if self._save_and_stop(step + 1, meter):
+                    return EXIT_STOPPED
+        finally:
+            bar.close()
+            loader.close()
+        return EXIT_DONE
+
+    def _loader(self, start: int) -> TrainLoader:
+        train, environment = self.config.train, self.environment
+        return TrainLoader(
+            self.corpus,
+            self.samples,
+            self.config.data,
+            seed=self.config.seed,
+            global_batch=train.global_batch,
+            accumulation=train.accumulation,
+            rank=environment.rank,
+            world=environment.world,
+            start_step=start,
+            device=environment.device,
+        )
+
+    def _step(self, step: int, batches: Iterator[Batch], meter: Meter) -> dict[str, Tensor]:
+        """One optimizer step; returns this rank's mean loss and its parts, still on the device."""
+        now = {name: float(values[step]) for name, values in self.schedules.items()}
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = now["lr"]
+            group["weight_decay"] = now["weight_decay"] if group["decay"] else 0.0
+        totals: dict[str, Tensor] = {}
+        for _ in range(self.config.train.accumulation):
+            waited = time.perf_counter()
+            batch = next(batches)
+            meter.add_wait(time.perf_counter() - waited)
+            loss, parts = self.engine(batch.x_BCZYX, batch.positions_B, batch.group_position, now)
+            self.engine.backward(loss)
+            self.engine.step()
+            for name, value in {"loss": loss.detach(), **parts}.items():
+                totals[name] = totals.get(name, 0) + value.float() / self.config.train.accumulation
+        if "ema" in now:
+            self.ema.update(now["ema"])
+        return totals
+
+    def _save_and_stop(self, done: int, meter: Meter) -> bool:
+        """Write a checkpoint where one is due; True when the ranks agreed to stop before the last step."""
+        stopping = self.stop.agreed(self.control)
+        if stopping or done % self.config.checkpoint.every == 0 or done == self.config.train.steps:
+            with meter.paused():
+                self.checkpointer.save(self.engine, self.ema, done, done * self.config.train.global_batch)
+        return stopping and done < self.config.train.steps
+
+    def _record(self, done: int, parts: dict[str, Tensor], meter: Meter, recorder: Recorder | None) -> None:
+        """Fetch the metrics of this step, all at once and only where it is logged."""
+        meter.add_step()
+        watched = self.monitor.due(done)
+        if not (watched or is_due(done, self.config.log_every, self.config.train.steps)):
+            return
+        record: Record = {"step": done, "samples": done * self.config.train.global_batch, **self._fetch(parts)}
+        record |= {
+            "lr": float(self.schedules["lr"][done - 1]),
+            "grad_norm": _number(self.engine.get_global_grad_norm()),
+            **meter.report(),
+        }
+        if not math.isfinite(record["loss"] or 0.0):
+            raise UserError(f"the loss is {record['loss']} at step {done}; lower optim.lr or look at the samples of this step")
+        if watched:
+            with meter.paused():
+                record |= self.monitor.watch(done, self.schedules)
+        if recorder is not None:
+            recorder.write(record)
+            tqdm.write(_line(record))
+
+    def _fetch(self, parts: dict[str, Tensor]) -> dict[str, float]:
+        names = sorted(parts)
+        values = torch.stack([parts[name].double() for name in names])
+        torch.distributed.all_reduce(values)
+        return dict(zip(names, (values / self.environment.world).tolist(), strict=True))
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _line(record: Record) -> str:
+    """One human line per logged step; the file has all of it."""
+    return f"step {record['step']}  loss {record['loss']:.4f}  lr {record['lr']:.2e}  {record['volumes_per_s']:.1f} volumes/s"

@@ -1,0 +1,77 @@
+"""What is looked at beside the loop: the collapse metrics of a fixed batch and the validation loss.
+
+Axes: B batch, N volumes, D width, C channels, Z/Y/X voxels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from mri_fm.config import Config
+from mri_fm.data.corpus import Corpus
+from mri_fm.data.loader import evaluation_batches
+from mri_fm.data.positions import rank_positions
+from mri_fm.engine.environment import Environment
+from mri_fm.objectives import Objective
+from mri_fm.observe.collapse import feature_std, rankme
+
+
+def is_due(done: int, every: int, steps: int) -> bool:
+    """Whether what happens every `every` steps (0: never), after the first and after the last happens after step `done`."""
+    return every > 0 and (done == 1 or done % every == 0 or done == steps)
+
+
+class Monitor:
+    """Evaluates without training; all ranks call together, since ZeRO-3 gathers weights in the forward pass."""
+
+    def __init__(self, engine: Any, config: Config, corpus: Corpus, environment: Environment) -> None:
+        """Choose the fixed batch (the first training samples) and the validation samples."""
+        self.engine, self.config, self.corpus, self.environment = engine, config, corpus, environment
+        self.objective: Objective = engine.module
+        self.fixed = corpus.select("train", config.data.contrasts)[: config.observe.samples]
+        self.val = corpus.select("val", config.data.contrasts) if config.val.every else []
+
+    def due(self, done: int) -> bool:
+        """Whether anything is to be evaluated after step `done`."""
+        return self._observes(done) or self._validates(done)
+
+    def _observes(self, done: int) -> bool:
+        return is_due(done, self.config.observe.every, self.config.train.steps)
+
+    def _validates(self, done: int) -> bool:
+        return is_due(done, self.config.val.every, self.config.train.steps)
+
+    @torch.no_grad()
+    def watch(self, done: int, schedules: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """The metrics that are due after step `done`."""
+        self.engine.eval()
+        record = self._observe() if self._observes(done) else {}
+        if self._validates(done):
+            record["val_loss"] = self._validate({name: float(values[done - 1]) for name, values in schedules.items()})
+        self.engine.train()
+        return record
+
+    def _observe(self) -> dict[str, float]:
+        """Collapse metrics of the student's mean-pooled tokens: centre crops, no augmentation."""
+        batches = evaluation_batches(self.corpus, self.fixed, self.config.data, batch_size=4, device=self.environment.device)
+        features_ND = torch.cat([self.objective.student(batch.x_BCZYX).float().mean(dim=1) for batch in batches])
+        deviation, rank = torch.stack([feature_std(features_ND), rankme(features_ND)]).tolist()
+        return {"feature_std": deviation, "rankme": rank}
+
+    def _validate(self, schedule: Mapping[str, float]) -> float:
+        """Mean loss over the first `val.batches` global micro-batches of the val split: centre crops, masks by position."""
+        size = self.config.train.global_batch // self.config.train.accumulation
+        rank, world, device = self.environment.rank, self.environment.world, self.environment.device
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        for index in range(self.config.val.batches):
+            positions = rank_positions(index, 0, global_batch=size, accumulation=1, rank=rank, world=world)
+            chosen = [self.val[position % len(self.val)] for position in positions]
+            (batch,) = evaluation_batches(self.corpus, chosen, self.config.data, batch_size=len(chosen), device=device)
+            positions_B = torch.as_tensor(positions, device=device)
+            total += self.objective(batch.x_BCZYX, positions_B, index * size, schedule)[0].double()
+        torch.distributed.all_reduce(total)
+        return float(total) / (world * self.config.val.batches)

@@ -1,0 +1,51 @@
+"""Pretrain a 3D brain-MRI encoder.
+
+    deepspeed --num_nodes 8 train.py --objective jepa_vcr data.corpus=CORPUS run.dir=RUN [key=value …]
+
+The same command again resumes. Exit codes: 0 `train.steps` reached, 75 stopped on request and resumable, 2 the user's mistake.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from mri_fm.engine.environment import exit_on_user_error, read_environment, start_process_group
+from mri_fm.errors import UserError
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line; `--local_rank` comes from the DeepSpeed launcher, which also sets LOCAL_RANK."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--objective", required=True, help="mae, mae_spectral, jepa, jepa_vcr")
+    parser.add_argument("--ds_config", type=Path, help="how to shard, communicate and offload (default: ds_configs/zero1.json)")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("words", nargs="*", metavar="key=value", help="overrides; model=NAME and data=NAME choose presets")
+    return parser.parse_intermixed_args(arguments)
+
+
+def train(options: argparse.Namespace) -> int:
+    """Compose the configuration, join the ranks, run."""
+    from mri_fm.config import load_config
+    from mri_fm.engine.loop import run_training
+    from mri_fm.engine.setup import DEFAULT_DS_CONFIG, complete_ds_config, read_ds_config
+
+    config = load_config(options.objective, options.words)
+    environment = read_environment()
+    sharding = read_ds_config(options.ds_config or DEFAULT_DS_CONFIG)
+    complete_ds_config(sharding, config, environment)
+    start_process_group(environment)
+    return run_training(config, sharding, environment)
+
+
+def main() -> int:
+    """Run; a user's mistake is one line and exit code 2."""
+    try:
+        return train(parse(sys.argv[1:]))
+    except UserError as error:
+        return exit_on_user_error(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
