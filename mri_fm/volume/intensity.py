@@ -1,0 +1,71 @@
+"""Intensities as int16: 1…32767 for every voxel, so that 0 stays free to mean background."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mri_fm.data.schema import FOREGROUND_MAX
+from mri_fm.volume.refusal import Refusal
+
+LABEL_VALUES = 32  # integer volumes with no more distinct values than this are segmentations
+SAMPLE_STRIDE = 7  # odd, so that a regular pattern of slices is not missed
+
+
+def quantise(array: NDArray[Any]) -> tuple[NDArray[np.int16], float, float]:
+    """Map intensities linearly onto 1…32767.
+
+    Integers whose range fits are only shifted and so kept exactly; anything else is stretched over the whole range. The
+    result depends on the set of voxels alone, so it commutes with flips and permutations.
+
+    Returns:
+        (q, scale, offset): int16 of the same shape, and source ≈ q · scale + offset.
+
+    Raises:
+        Refusal: non_finite or constant.
+    """
+    low, high = float(array.min()), float(array.max())
+    if not np.isfinite([low, high]).all() or not np.isfinite(high - low):
+        raise Refusal("non_finite", "NaN or infinite voxels")
+    if low == high:
+        raise Refusal("constant", f"every voxel is {low:g}")
+    if high - low < FOREGROUND_MAX and is_integral(array):
+        return (array - (low - 1)).astype(np.int16), 1.0, low - 1
+    scale = (high - low) / (FOREGROUND_MAX - 1)
+    stretched = array.astype(np.float64)
+    stretched -= low
+    stretched *= 1 / scale if scale > 1e-300 else 0.0
+    quantised = np.rint(stretched, out=stretched).astype(np.int16)
+    quantised += 1
+    return np.minimum(quantised, FOREGROUND_MAX, out=quantised), scale, low - scale
+
+
+def is_integral(array: NDArray[Any]) -> bool:
+    """Whether every voxel is a whole number, whatever its type."""
+    if array.dtype.kind in "iu":
+        return True
+    first = array.reshape(-1)[: 1 << 12]
+    return bool((first == np.rint(first)).all() and (array == np.rint(array)).all())
+
+
+def is_label(quantised: NDArray[np.int16], scale: float) -> bool:
+    """Whether the integers of a volume are so few that they name classes: a segmentation, not a scan."""
+    if scale != 1.0 or _distinct(quantised.reshape(-1)[::SAMPLE_STRIDE]) > LABEL_VALUES:
+        return False
+    return _distinct(quantised) <= LABEL_VALUES
+
+
+def _distinct(values: NDArray[np.int16]) -> int:
+    return int(np.count_nonzero(np.bincount(values.reshape(-1), minlength=2)))
+
+
+def percentiles(values: NDArray[np.int16]) -> tuple[float, float]:
+    """The 1st and 99th percentile (linear interpolation, as `numpy.percentile`) of int16 ≥ 0, from a histogram."""
+    cumulative = np.bincount(values.reshape(-1)).cumsum()
+    ranks = (cumulative[-1] - 1) * np.array([0.01, 0.99])
+    below = np.searchsorted(cumulative, np.floor(ranks), side="right")
+    above = np.searchsorted(cumulative, np.ceil(ranks), side="right")
+    p01, p99 = below + (above - below) * (ranks - np.floor(ranks))
+    return float(p01), float(p99)
