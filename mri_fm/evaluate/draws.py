@@ -1,0 +1,22 @@
+"""Which part of the evaluation stream belongs to which draw, so that no two draws share a position."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+
+from mri_fm.rng import Stream, generator
+
+
+class Draw(IntEnum):
+    """What is drawn; each owns 2³² positions of `Stream.EVALUATE`."""
+
+    FOLDS = 0
+    BOOTSTRAP = 1
+    PROBE = 2
+
+
+def drawer(seed: int, draw: Draw, index: int = 0) -> np.random.Generator:
+    """The generator of the `index`-th draw of its kind."""
+    return generator(seed, Stream.EVALUATE, (int(draw) << 32) + index)

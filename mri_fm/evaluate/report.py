@@ -1,0 +1,163 @@
+"""The report of an evaluation: one self-contained page.
+
+Axes: S samples (volumes), K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from mri_fm.evaluate import figures
+from mri_fm.evaluate.compare import HEADLINE, PROBES, RANDOM, TRAINED, VOXELS, Comparison
+from mri_fm.evaluate.embed import Embedded
+from mri_fm.evaluate.task import Task
+
+TITLES = {
+    "linear/trained": "linear probe, trained encoder",
+    "linear/random_init": "linear probe, random encoder",
+    "attentive/trained": "attentive probe, trained encoder",
+    "attentive/random_init": "attentive probe, random encoder",
+    "raw_voxel": "raw voxels, PCA and logistic regression",
+}
+ENCODERS = {TRAINED: "trained encoder", RANDOM: "random encoder"}
+EXAMPLES = 6  # of each kind
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #20242a; max-width: 940px; margin: 2.5em auto; padding: 0 1.2em; }
+h1 { font-size: 1.6em; margin-bottom: .1em; } h2 { font-size: 1.15em; margin: 2em 0 .5em; }
+.caption { display: inline-block; background: #fdf1dc; border-left: 4px solid #d9822b; padding: .3em .8em; }
+.lead { color: #555c66; margin-top: .2em; } img { max-width: 100%; }
+table { border-collapse: collapse; } th, td { text-align: left; padding: .3em 1.1em .3em 0; border-bottom: 1px solid #e3e6ea; }
+td.number { font-variant-numeric: tabular-nums; } tr.headline td { font-weight: 600; }
+.examples { display: flex; flex-wrap: wrap; gap: .7em; } figure { margin: 0; width: 132px; }
+figure img { width: 132px; border-radius: 4px; background: #000; }
+figcaption { font-size: .75em; color: #555c66; line-height: 1.3; overflow-wrap: anywhere; }
+"""
+
+
+def method_figures(result: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """AUROC and interval of every method in the order of `TITLES`, out of result.json."""
+    point, spread = {}, {}
+    for probe in PROBES:
+        found = result["probes"][probe]
+        point[f"{probe}/{TRAINED}"], spread[f"{probe}/{TRAINED}"] = found["auroc"], found["interval"]
+        point[f"{probe}/{RANDOM}"], spread[f"{probe}/{RANDOM}"] = found["random_init_auroc"], found["random_init_interval"]
+    point[VOXELS], spread[VOXELS] = result["raw_voxel"]["auroc"], result["raw_voxel"]["interval"]
+    return point, spread
+
+
+def text_table(result: Mapping[str, Any]) -> str:
+    """The table that the command prints."""
+    point, spread = method_figures(result)
+    head = (f"{result['label']}: {' / '.join(result['classes'])}, {result['n_volumes']} volumes, "
+            f"{result['n_units']} {result['unit']} units; {result['caption']}")  # fmt: skip
+    lines = [f"  {TITLES[m]:<42}{point[m]:.3f}  [{spread[m][0]:.3f}, {spread[m][1]:.3f}]" for m in TITLES]
+    return "\n".join([head, f"  {'':<42}AUROC  95 % interval", *lines])
+
+
+def render(result: Mapping[str, Any], task: Task, embedded: Embedded, comparison: Comparison, keys: Sequence[str]) -> str:
+    """The page as HTML.
+
+    Args:
+        result: the content of result.json.
+        task: labels of the samples.
+        embedded: their embeddings and middle slices.
+        comparison: their scores.
+        keys: their keys.
+    """
+    point, spread = method_figures(result)
+    scores = {method: comparison.scores[method] for method in TITLES}
+    title = f"{result['objective']} at step {result['step']}: does the encoder see “{result['label']}”?"
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style></head><body>
+<h1>{escape(title)}</h1>
+<p class="lead">{_lead(result)}</p>
+<p class="caption">{escape(result["caption"])}</p>
+<h2>Area under the ROC curve</h2>
+{_table(result, point, spread)}
+{_image("AUROC of each method with its interval", figures.forest_figure(TITLES, point, spread))}
+<h2>ROC curves</h2>
+{_image("ROC curves", figures.roc_figure(task.label_S, scores, TITLES, point))}
+<h2>The embeddings in two dimensions</h2>
+{_image("principal components", figures.map_figure(embedded.pooled, ENCODERS, task.label_S, task.classes))}
+<p>Mean over the tokens of each volume, principal components over all labelled volumes.
+Only for looking at: no number above uses it.</p>
+<h2>Examples</h2>
+{_examples(task, embedded, comparison, keys)}
+<h2>How these figures were made</h2>
+{_method(result)}
+</body></html>
+"""
+
+
+def _lead(result: Mapping[str, Any]) -> str:
+    left_out = f", {result['n_missing_label']} without a label left out" if result["n_missing_label"] else ""
+    counts = ", ".join(f"{count} × {escape(name)}" for name, count in result["class_counts"].items())
+    return f"{result['n_volumes']} volumes ({counts}{left_out}); {result['n_units']} units by “{escape(result['unit'])}”"
+
+
+def _image(description: str, address: str) -> str:
+    return f'<p><img alt="{description}" src="{address}"></p>'
+
+
+def _table(result: Mapping[str, Any], point: Mapping[str, float], spread: Mapping[str, Sequence[float]]) -> str:
+    rows = []
+    for method, title in TITLES.items():
+        style = ' class="headline"' if method == f"{result['headline']}/{TRAINED}" else ""
+        low, high = spread[method]
+        numbers = (f"{point[method]:.3f}", f"[{low:.3f}, {high:.3f}]", _gain(result, method))
+        cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
+        rows.append(f"<tr{style}><td>{title}</td>{cells}</tr>")
+    heads = "".join(f"<th>{name}</th>" for name in ("method", "AUROC", "95 % interval", "gain over the random encoder"))
+    body = "\n".join(rows)
+    return f"""<table><tr>{heads}</tr>
+{body}</table>
+<p>Bold: the headline, chosen beforehand. A gain whose interval holds 0 is no evidence for the training.</p>"""
+
+
+def _gain(result: Mapping[str, Any], method: str) -> str:
+    probe, _, encoder = method.partition("/")
+    if encoder != TRAINED:
+        return ""
+    low, high = result["probes"][probe]["gain_interval"]
+    return f"{result['probes'][probe]['gain_over_random_init']:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _examples(task: Task, embedded: Embedded, comparison: Comparison, keys: Sequence[str]) -> str:
+    """The volumes whose true class the headline probe found likeliest and least likely."""
+    right_S = comparison.scores[f"{HEADLINE}/{TRAINED}"][np.arange(len(keys)), task.label_S]
+    order = np.argsort(-right_S, kind="stable")
+    shown = min(EXAMPLES, len(order) // 2)
+    parts = ["<p>Out of fold: the true class, and the probability that the headline probe gave it.</p>"]
+    for heading, chosen in (("Likeliest", order[:shown]), ("Least likely", order[::-1][:shown])):
+        cards = [
+            f'<figure><img alt="middle slice" src="{figures.picture(embedded.slice_SYX[i])}"><figcaption>{escape(keys[i][:24])}'
+            f"<br>{escape(task.classes[task.label_S[i]])}: {right_S[i]:.2f}</figcaption></figure>"
+            for i in chosen
+        ]
+        parts.append(f'<p>{heading}</p><div class="examples">{"".join(cards)}</div>')
+    return "\n".join(parts)
+
+
+def _method(result: Mapping[str, Any]) -> str:
+    unit, seen = escape(result["unit"]), result["n_seen_in_pretraining"]
+    known = "It was pretrained on another corpus." if seen is None else f"Pretraining saw {seen} of them, without labels."
+    crop, grid = (" × ".join(map(str, result[key])) for key in ("size", "voxel_grid"))
+    return f"""<ul>
+<li>The {escape(result["encoder"])} of the run is frozen. Each volume passes it once, as one deterministic crop of
+{crop} voxels. {known}</li>
+<li>{result["folds"]} folds, disjoint by “{unit}” and stratified by class. Every score is of a volume whose fold the probe did
+not see; the scores of all folds are pooled into one AUROC. With more than two classes it is the mean of one against the rest.</li>
+<li>Linear probe: mean over the tokens, standardised, logistic regression; its C is chosen by log loss on inner folds of the
+training part. Attentive probe: one learned query, cross-attention, a small MLP; its epoch is chosen on a quarter of the
+training part. Scaling and principal components are fitted on the training part. Nothing is chosen on test volumes.</li>
+<li>Random encoder: the same network as this run initialised it, before the first step.
+Raw voxels: the same crop averaged to {grid} cells.</li>
+<li>Intervals: percentiles of {result["resamples"]} bootstrap resamples of whole units (“{unit}”), the same for all methods, so
+that gains are paired. They hold the fitted probes fixed: the chance of another training set is not in them.</li>
+<li>Seed {result["seed"]}; run “{escape(result["run"])}”, objective {escape(result["objective"])}, step {result["step"]}.</li>
+</ul>"""
