@@ -50,11 +50,12 @@ def foreground(voxels: NDArray[np.int16], spacing: tuple[float, float, float]) -
     """
     candidates = voxels > threshold(voxels)
     factors = [max(1, round(GRID_MM / s)) for s in spacing]
-    grid = _largest_object(_block_mean(candidates, factors) >= 0.5)
+    grid = _largest_object(_block_mean(candidates, factors) >= 0.5, slice_axis=int(np.argmax(spacing)))
     if grid.mean() < MIN_FRACTION:
         raise Refusal("no_foreground", f"the largest object fills {grid.mean():.2%} of the volume")
-    around = _enlarge(ndimage.binary_dilation(grid), factors, voxels.shape)
-    core = _enlarge(ndimage.binary_erosion(grid), factors, voxels.shape)
+    near = _neighbours([s * f for s, f in zip(spacing, factors, strict=True)])
+    around = _enlarge(ndimage.binary_dilation(grid, near), factors, voxels.shape)
+    core = _enlarge(ndimage.binary_erosion(grid, near, border_value=1), factors, voxels.shape)
     mask = (candidates & around) | core
     box = ndimage.find_objects(mask.astype(np.int8))[0]
     start = tuple(max(0, axis.start - CROP_MARGIN) for axis in box)
@@ -100,12 +101,24 @@ def _block_mean(mask: NDArray[np.bool_], factors: list[int]) -> NDArray[np.float
     return counts / float(np.prod(factors))
 
 
-def _largest_object(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _largest_object(mask: NDArray[np.bool_], slice_axis: int) -> NDArray[np.bool_]:
+    """The largest component, its holes filled slice by slice: a skull is dark, and a slab cuts it open at both ends."""
     labels, count = ndimage.label(mask)
     if count == 0:
         return mask
     sizes = np.bincount(labels.reshape(-1))
-    return ndimage.binary_fill_holes(labels == 1 + int(np.argmax(sizes[1:])))
+    in_slice = ndimage.generate_binary_structure(3, 1)
+    np.moveaxis(in_slice, slice_axis, 0)[[0, 2]] = False
+    return ndimage.binary_fill_holes(labels == 1 + int(np.argmax(sizes[1:])), in_slice)
+
+
+def _neighbours(grid_spacing: list[float]) -> NDArray[np.bool_]:
+    """The six neighbours on the grid, without those across thick slices."""
+    element = ndimage.generate_binary_structure(3, 1)
+    for axis, distance in enumerate(grid_spacing):
+        if distance > 1.5 * GRID_MM:
+            np.moveaxis(element, axis, 0)[[0, 2]] = False
+    return element
 
 
 def _enlarge(grid: NDArray[np.bool_], factors: list[int], shape: tuple[int, ...]) -> NDArray[np.bool_]:
