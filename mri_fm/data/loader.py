@@ -1,0 +1,233 @@
+"""Batches for training and evaluation: positions → shards → DALI → torch, with bad samples replaced and counted.
+
+Axes: B batch, C channel (1), Z/Y/X depth, height, width of the input (after orientation).
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from mri_fm.config import DataConfig
+from mri_fm.data.corpus import Corpus, Sample
+from mri_fm.data.pipeline import build_pipeline
+from mri_fm.data.positions import check_batch
+from mri_fm.data.sampler import Sampler
+from mri_fm.data.source import EvaluationPlan, Plan, SampleSource, Status, TrainPlan
+from mri_fm.errors import UserError
+from mri_fm.rng import Stream, normal
+
+_log = logging.getLogger(__name__)
+_NAMED = 5  # bad samples that an error spells out
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A sample that could not be used at a position, and why."""
+
+    position: int
+    key: str
+    shard: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.key} in {self.shard} ({self.reason})"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch of one rank.
+
+    Attributes:
+        x_BCZYX: float32, augmented and z-scored.
+        positions_B: int64 global sample positions (in evaluation: indices into the given list), on the device of x.
+        group_position: the first position of the global micro-step, equal on all ranks.
+        keys: the samples that were served.
+        skips: bad samples that were replaced in this batch.
+    """
+
+    x_BCZYX: Tensor
+    positions_B: Tensor
+    group_position: int
+    keys: tuple[str, ...]
+    skips: tuple[Skip, ...]
+
+
+class TrainLoader:
+    """An endless iterator over one rank's micro-batches, beginning at micro-step 0 of `start_step`.
+
+    What it yields at a position depends on (corpus, config, seed, position) alone: not on ranks, restarts or prefetching.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        samples: Sequence[Sample],
+        config: DataConfig,
+        *,
+        seed: int,
+        global_batch: int,
+        accumulation: int,
+        rank: int,
+        world: int,
+        start_step: int = 0,
+        device: torch.device,
+        prefetch: int = 2,
+    ) -> None:
+        """Build the pipeline; `prefetch` batches are prepared ahead.
+
+        Args:
+            corpus: where the samples come from; errors name it.
+            samples: what to draw from, in an order that is the same on all ranks.
+            config: size, device, augmentation, skip budget.
+            seed: the run's seed.
+            global_batch: samples per optimizer step over all ranks.
+            accumulation: micro-steps per optimizer step.
+            rank, world: which part of each micro-step is ours.
+            start_step: optimizer steps already taken.
+            device: where the batches are wanted.
+            prefetch: batches that DALI works on ahead, this one included.
+
+        Raises:
+            UserError: no samples, a batch that does not divide, or a GPU asked for where there is none.
+        """
+        check_batch(global_batch, accumulation, world)
+        if not samples:
+            raise UserError(f"{corpus.root} has no volume to train on: choose another corpus, split or contrast")
+        sampler = Sampler(len(samples), seed)
+        self._plan = TrainPlan(sampler, config.size, config.augment, seed, global_batch, accumulation, rank, world, start_step)
+        self._batches = _PipelineBatches(
+            samples, self._plan, config, batch_size=self._plan.batch_size, augment=True, device=device, prefetch=prefetch
+        )
+        self._budget, self._root = config.skip_budget, corpus.root
+        self._micro_batch = global_batch // accumulation
+        self._next_group = start_step * global_batch
+        self.skips: list[Skip] = []
+
+    def __iter__(self) -> TrainLoader:
+        return self
+
+    def __next__(self) -> Batch:
+        """The next micro-batch.
+
+        Raises:
+            UserError: more bad samples than `data.skip_budget` so far in this process, or nothing readable to replace one.
+        """
+        batch = self._batches.next(group_position=self._next_group, seed=self._plan.seed)
+        self._next_group += self._micro_batch
+        self._count(batch.skips)
+        return batch
+
+    def close(self) -> None:
+        """Drop the pipeline and close the shards."""
+        self._batches.close()
+
+    def _count(self, skips: Sequence[Skip]) -> None:
+        for skip in skips:
+            _log.warning("position %d: skipped %s", skip.position, skip)
+        self.skips.extend(skips)
+        if len(self.skips) > self._budget:
+            raise UserError(
+                f"{len(self.skips)} bad samples exceed data.skip_budget={self._budget}: {_listed(self.skips)}; "
+                f"repair {self._root} or raise data.skip_budget"
+            )
+
+
+def evaluation_batches(
+    corpus: Corpus, samples: Sequence[Sample], config: DataConfig, *, batch_size: int, device: torch.device
+) -> Iterator[Batch]:
+    """Every sample once, in order, with the deterministic centre crop and no augmentation; the last batch may be smaller.
+
+    Raises:
+        UserError: a sample cannot be read (an evaluation replaces nothing), or a GPU is asked for where there is none.
+    """
+    plan = EvaluationPlan(len(samples), config.size)
+    batches = _PipelineBatches(samples, plan, config, batch_size=batch_size, augment=False, device=device, prefetch=1)
+    try:
+        for first in range(0, len(samples), batch_size):
+            yield batches.next(group_position=first, count=min(batch_size, len(samples) - first))
+    finally:
+        batches.close()
+
+
+class _PipelineBatches:
+    """The DALI pipeline of a plan, as batches of torch tensors."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        plan: Plan,
+        config: DataConfig,
+        *,
+        batch_size: int,
+        augment: bool,
+        device: torch.device,
+        prefetch: int,
+    ) -> None:
+        self._samples, self._plan, self._device = samples, plan, device
+        self._source = SampleSource(samples, plan, config.statistics)
+        self._pipeline = build_pipeline(
+            self._source,
+            device=_dali_device(config.device, device),
+            size=config.size,
+            statistics=config.statistics,
+            batch_size=batch_size,
+            threads=config.threads,
+            augment=augment,
+            device_id=device.index or 0,
+            prefetch=prefetch,
+        )
+
+    def next(self, *, group_position: int, seed: int = 0, count: int | None = None) -> Batch:
+        """Run the pipeline once and keep the first `count` samples."""
+        volumes, noise, status = self._pipeline.run()
+        rows = [Status.unpack(row) for row in status.as_array()[:count]]
+        skips = tuple(itertools.chain.from_iterable(map(self._skips, rows)))
+        _require_served(rows, skips)
+        x_BCZYX = from_dlpack(volumes.as_tensor())[:count, None, ..., 0].clone().to(self._device)
+        positions = torch.tensor([row.position for row in rows])
+        _add_noise(x_BCZYX, noise.as_array()[:count], positions, seed)
+        keys = tuple(self._samples[row.served].key for row in rows)
+        return Batch(x_BCZYX, positions.to(self._device), group_position, keys, skips)
+
+    def close(self) -> None:
+        self._pipeline = None
+        self._source.reader.close()
+
+    def _skips(self, status: Status) -> Iterator[Skip]:
+        """The samples that failed at a position: the candidates are a pure function of it."""
+        for tries, fault in enumerate(status.faults):
+            bad = self._samples[self._plan.candidate(status.position, tries)]
+            yield Skip(status.position, bad.key, bad.shard.name, fault.describe())
+
+
+def _dali_device(wanted: str, device: torch.device) -> str:
+    if wanted == "gpu" and device.type != "cuda":
+        raise UserError("data.device=gpu needs a CUDA device and this process works on the CPU: set data.device=cpu")
+    return "gpu" if device.type == "cuda" and wanted != "cpu" else "cpu"
+
+
+def _require_served(rows: Sequence[Status], skips: Sequence[Skip]) -> None:
+    if any(row.served < 0 for row in rows):
+        raise UserError(f"no readable sample to serve: {_listed(skips)}; restore these shards or build the corpus again")
+
+
+def _listed(skips: Sequence[Skip]) -> str:
+    named = list(dict.fromkeys(str(skip) for skip in skips))
+    rest = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    return ", ".join(named[:_NAMED]) + rest
+
+
+def _add_noise(x_BCZYX: Tensor, deviation_B: np.ndarray, positions_B: Tensor, seed: int) -> None:
+    """Add voxel noise in place, a function of (seed, position, voxel); sample by sample, so batches do not matter."""
+    for x_CZYX, deviation, position_1 in zip(x_BCZYX, deviation_B, positions_B.split(1), strict=True):
+        if deviation > 0:
+            noise_1N = normal(seed, Stream.NOISE, position_1.to(x_CZYX.device), x_CZYX.numel())
+            x_CZYX.add_(noise_1N.view_as(x_CZYX), alpha=float(deviation))

@@ -1,0 +1,119 @@
+"""The random parameters of one sample, drawn on the host and handed to DALI or to the torch twin as arguments.
+
+Axes: source arrays are z, y, x of RAS+ (x is left-right); the output is depth, height, width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mri_fm.config import AugmentConfig
+from mri_fm.rng import Stream, generator
+
+NEARLY_ISOTROPIC = 1.4
+BIAS_POINTS = 4
+_Z, _X = 0, 2
+
+
+@dataclass(frozen=True, eq=False)
+class SampleParams:
+    """How one volume becomes one input.
+
+    Attributes:
+        depth_axis: source axis (0 z, 1 y, 2 x) that becomes the depth; the other two keep their order.
+        start: first voxel of the crop along z, y, x.
+        extent: voxels of the crop along z, y, x: everything along the depth, a square across it.
+        output: voxels along z, y, x after the resize, before the depth axis moves to the front.
+        flip_x: mirror left and right.
+        gamma: exponent on intensities in [0, 1].
+        bias: control points of the log bias field over the output, float32 (4, 4, 4).
+        noise: standard deviation of the voxel noise, in units of the z-scored volume.
+    """
+
+    depth_axis: int
+    start: tuple[int, int, int]
+    extent: tuple[int, int, int]
+    output: tuple[int, int, int]
+    flip_x: bool
+    gamma: float
+    bias: np.ndarray
+    noise: float
+
+    def roi(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the resize reads from and to along z, y, x, float32 (3,) each; to < from mirrors the axis."""
+        begin = np.array(self.start, dtype=np.float32)
+        end = begin + np.array(self.extent, dtype=np.float32)
+        if self.flip_x:
+            begin[_X], end[_X] = end[_X], begin[_X]
+        return begin, end
+
+
+def draw_params(
+    sample_shape: Sequence[int], size: Sequence[int], augment: AugmentConfig, *, seed: int, position: int
+) -> SampleParams:
+    """The parameters of the sample at a global position, for training.
+
+    A volume whose longest axis is under 1.4 times its shortest (in voxels) gets one of three depth axes; a thick-slice one
+    keeps its native plane. Every number is drawn whether or not it is used, so that switching one part of the augmentation
+    off leaves the others as they were.
+
+    Args:
+        sample_shape: voxels along z, y, x.
+        size: voxels of the output along depth, height, width.
+        augment: the ranges.
+        seed: the run's seed.
+        position: global sample position.
+    """
+    rng = generator(seed, Stream.AUGMENT, position)
+    any_axis, place, flip = int(rng.integers(3)), rng.random(), rng.random()
+    log_gamma, noise = rng.uniform(-1.0, 1.0), rng.random()
+    points = rng.standard_normal((BIAS_POINTS,) * 3, dtype=np.float32)
+    depth_axis = any_axis if augment.orientation and _nearly_isotropic(sample_shape) else _native_depth(sample_shape)
+    start, extent = _square_crop(sample_shape, depth_axis, place)
+    return SampleParams(
+        depth_axis=depth_axis,
+        start=start,
+        extent=extent,
+        output=_source_order(size, depth_axis),
+        flip_x=flip < augment.flip,
+        gamma=math.exp(augment.gamma * log_gamma),
+        bias=points * np.float32(augment.bias),
+        noise=augment.noise * noise,
+    )
+
+
+def centre_params(sample_shape: Sequence[int], size: Sequence[int]) -> SampleParams:
+    """The parameters for evaluation: native depth axis, centre crop, no augmentation; arguments as `draw_params`."""
+    depth_axis = _native_depth(sample_shape)
+    start, extent = _square_crop(sample_shape, depth_axis, 0.5)
+    output = _source_order(size, depth_axis)
+    flat = np.zeros((BIAS_POINTS,) * 3, dtype=np.float32)
+    return SampleParams(depth_axis, start, extent, output, flip_x=False, gamma=1.0, bias=flat, noise=0.0)
+
+
+def _nearly_isotropic(shape: Sequence[int]) -> bool:
+    return max(shape) / min(shape) < NEARLY_ISOTROPIC
+
+
+def _native_depth(shape: Sequence[int]) -> int:
+    """Axial where no axis stands out, else the shortest axis."""
+    return _Z if _nearly_isotropic(shape) else int(np.argmin(shape))
+
+
+def _square_crop(shape: Sequence[int], depth_axis: int, place: float) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Start and extent along z, y, x; `place` in [0, 1) positions the square along the longer in-plane axis."""
+    side = min(length for axis, length in enumerate(shape) if axis != depth_axis)
+    extent = [length if axis == depth_axis else side for axis, length in enumerate(shape)]
+    start = [int(place * (length - kept + 1)) for length, kept in zip(shape, extent, strict=True)]
+    return (start[0], start[1], start[2]), (extent[0], extent[1], extent[2])
+
+
+def _source_order(size: Sequence[int], depth_axis: int) -> tuple[int, int, int]:
+    """Depth, height, width rearranged to the source axes they come from."""
+    order = list(size[1:])
+    order.insert(depth_axis, size[0])
+    return order[0], order[1], order[2]

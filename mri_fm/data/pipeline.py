@@ -1,0 +1,134 @@
+"""The DALI graph: payload and parameters in, augmented z-scored volume out. Nothing in it draws random numbers.
+
+Layouts: DHWC with one channel. The source's D, H, W are z, y, x of RAS+; the output's are depth, height, width.
+`mri_fm.data.twin` is the same arithmetic in torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import nvidia.dali.math as dmath
+from nvidia.dali import fn, pipeline_def
+from nvidia.dali import types as dali
+
+TINY = 1e-6
+
+INPUTS: tuple[tuple[str, Any, int, str], ...] = (
+    ("voxels", dali.INT16, 4, "DHWC"),
+    ("roi_start", dali.FLOAT, 1, ""),
+    ("roi_end", dali.FLOAT, 1, ""),
+    ("output", dali.FLOAT, 1, ""),
+    ("depth_axis", dali.INT32, 0, ""),
+    ("window", dali.FLOAT, 1, ""),
+    ("gamma", dali.FLOAT, 0, ""),
+    ("bias", dali.FLOAT, 4, "DHWC"),
+    ("noise", dali.FLOAT, 0, ""),
+    ("status", dali.INT64, 1, ""),
+)
+"""Name, type, rank and layout of what the source feeds, in order."""
+
+
+def build_pipeline(
+    source: Callable[[Any], tuple[Any, ...]],
+    *,
+    device: str,
+    size: Sequence[int],
+    statistics: str,
+    batch_size: int,
+    threads: int = 1,
+    augment: bool = True,
+    device_id: int | None = None,
+    prefetch: int = 1,
+) -> Any:
+    """Build the pipeline of one rank.
+
+    Args:
+        source: called with a SampleInfo; returns `INPUTS` and never raises.
+        device: "cpu" or "gpu": where everything after the read happens.
+        size: voxels of the output along depth, height, width.
+        statistics: z-score over the "foreground" (voxels above 0 after the resize) or the whole "volume".
+        batch_size: samples of one run.
+        threads: CPU threads of DALI.
+        augment: False leaves gamma and the bias field out.
+        device_id: the GPU, if device is "gpu".
+        prefetch: batches that are worked on ahead.
+
+    Returns:
+        A built `nvidia.dali.Pipeline`; each run gives volumes float32 (depth, height, width, 1), the standard deviation of
+        the noise still to be added, and the status rows.
+    """
+    graph = _graph(
+        source,
+        device,
+        size,
+        statistics,
+        augment,
+        batch_size=batch_size,
+        num_threads=threads,
+        device_id=device_id if device == "gpu" else None,
+        prefetch_queue_depth=prefetch,
+    )
+    graph.build()
+    return graph
+
+
+@pipeline_def(enable_conditionals=True)
+def _graph(source: Any, device: str, size: Sequence[int], statistics: str, augment: bool) -> Any:
+    inputs = fn.external_source(
+        source,
+        num_outputs=len(INPUTS),
+        batch=False,
+        dtype=[kind for _, kind, _, _ in INPUTS],
+        ndim=[rank for _, _, rank, _ in INPUTS],
+        layout=[layout for _, _, _, layout in INPUTS],
+    )
+    voxels, roi_start, roi_end, output, depth_axis, window, gamma, bias, noise, status = inputs
+    if device == "gpu":
+        voxels, window, gamma, bias = voxels.gpu(), window.gpu(), gamma.gpu(), bias.gpu()
+    resized = fn.resize(
+        voxels,
+        size=output,
+        roi_start=roi_start,
+        roi_end=roi_end,
+        interp_type=dali.INTERP_LINEAR,
+        antialias=False,
+        dtype=dali.FLOAT,
+    )
+    volume = _depth_first(resized, depth_axis)
+    scaled = _rescale(volume, window)
+    if augment:
+        field = fn.resize(bias, size=list(size), interp_type=dali.INTERP_LINEAR, antialias=False, dtype=dali.FLOAT)
+        scaled = dmath.pow(scaled, gamma) * dmath.exp(field)
+    return _z_score(scaled, volume, statistics), noise, status
+
+
+def _depth_first(volume: Any, depth_axis: Any) -> Any:
+    """Move the depth axis to the front; `perm` takes no tensor, hence the branches."""
+    if depth_axis == 0:
+        turned = fn.transpose(volume, perm=[0, 1, 2, 3], transpose_layout=False)
+    elif depth_axis == 1:
+        turned = fn.transpose(volume, perm=[1, 0, 2, 3], transpose_layout=False)
+    else:
+        turned = fn.transpose(volume, perm=[2, 0, 1, 3], transpose_layout=False)
+    return turned
+
+
+def _rescale(volume: Any, window: Any) -> Any:
+    """Clip to the window and map it to [0, 1]; background is below the window and stays 0."""
+    low, high = window[0], window[1]
+    return dmath.clamp((volume - low) / dmath.max(high - low, TINY), 0.0, 1.0)
+
+
+def _z_score(scaled: Any, volume: Any, statistics: str) -> Any:
+    """Zero mean, unit variance over the foreground or everything; a constant volume becomes 0, not NaN."""
+    if statistics == "volume":
+        mean = fn.reductions.mean(scaled)
+        variance = fn.reductions.mean((scaled - mean) * (scaled - mean))
+    else:
+        mask = fn.cast(volume > 0.0, dtype=dali.FLOAT)
+        count = dmath.max(fn.reductions.sum(mask), 1.0)
+        mean = fn.reductions.sum(scaled * mask) / count
+        variance = fn.reductions.sum(mask * (scaled - mean) * (scaled - mean)) / count
+    return (scaled - mean) / dmath.max(dmath.sqrt(variance), TINY)

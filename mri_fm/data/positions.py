@@ -1,0 +1,40 @@
+"""Which global sample positions a micro-step owns, and which of them a rank takes.
+
+Step s of global batch G owns positions [s·G, (s+1)·G); micro-step k of A takes the k-th contiguous G/A of them; rank r of W
+takes those with position mod W = r. So the stream of samples does not depend on W, and resuming is a step number.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mri_fm.errors import UserError
+
+
+def check_batch(global_batch: int, accumulation: int, world: int) -> None:
+    """Check that every rank gets the same number of samples in every micro-step.
+
+    Raises:
+        UserError: `global_batch` does not divide by accumulation · world; the nearest sizes that do are named.
+    """
+    unit = accumulation * world
+    below = global_batch // unit * unit
+    if global_batch % unit or global_batch < unit:
+        fitting = f"{below} or {below + unit}" if below else f"{unit}"
+        raise UserError(
+            f"train.global_batch={global_batch} does not divide by {accumulation} micro-steps x {world} ranks: "
+            f"set train.global_batch={fitting}, or another multiple of {unit}"
+        )
+
+
+def micro_positions(step: int, micro: int, *, global_batch: int, accumulation: int) -> np.ndarray:
+    """Global positions of micro-step `micro` of optimizer step `step`, int64 (global_batch / accumulation,)."""
+    count = global_batch // accumulation
+    first = step * global_batch + micro * count
+    return np.arange(first, first + count, dtype=np.int64)
+
+
+def rank_positions(step: int, micro: int, *, global_batch: int, accumulation: int, rank: int, world: int) -> np.ndarray:
+    """The part of `micro_positions` that `rank` takes: those with position mod world = rank, ascending."""
+    positions = micro_positions(step, micro, global_batch=global_batch, accumulation=accumulation)
+    return positions[positions % world == rank]

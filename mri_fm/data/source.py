@@ -1,0 +1,190 @@
+"""What DALI's external source calls: sample number → payload, parameters and status. It never raises.
+
+An exception inside the callable would invalidate the pipeline and could lose or repeat prefetched samples, so a bad sample
+is replaced here and reported in a status array that travels with the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from mri_fm.config import AugmentConfig
+from mri_fm.data.corpus import Sample
+from mri_fm.data.params import BIAS_POINTS, SampleParams, centre_params, draw_params
+from mri_fm.data.positions import rank_positions
+from mri_fm.data.reader import BadSampleError, Fault, ShardReader
+from mri_fm.data.sampler import Sampler
+
+MAX_TRIES = 8
+_READS = 2  # a transient error must not change the stream, so the same sample is read again first
+
+
+class Plan(Protocol):
+    """Maps DALI's sample counter to positions, samples and parameters."""
+
+    @property
+    def tries(self) -> int:
+        """Candidates to go through before giving up, at most MAX_TRIES."""
+
+    def position(self, number: int) -> int:
+        """Position of the `number`-th sample that DALI asks for."""
+
+    def candidate(self, position: int, tries: int) -> int:
+        """Index of the sample to serve after `tries` failures."""
+
+    def params(self, position: int, sample: Sample) -> SampleParams:
+        """How the sample is cropped and augmented."""
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """The endless stream of one rank, from micro-step 0 of `start_step`."""
+
+    sampler: Sampler
+    size: Sequence[int]
+    augment: AugmentConfig
+    seed: int
+    global_batch: int
+    accumulation: int
+    rank: int
+    world: int
+    start_step: int
+    tries: int = MAX_TRIES
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of this rank in one micro-step."""
+        return self.global_batch // (self.accumulation * self.world)
+
+    def positions(self, batch: int) -> np.ndarray:
+        """Positions of this rank's `batch`-th micro-step since the start, int64 (batch_size,)."""
+        step, micro = divmod(batch, self.accumulation)
+        return rank_positions(
+            self.start_step + step,
+            micro,
+            global_batch=self.global_batch,
+            accumulation=self.accumulation,
+            rank=self.rank,
+            world=self.world,
+        )
+
+    def position(self, number: int) -> int:
+        """Position of this rank's `number`-th sample since the start."""
+        batch, place = divmod(number, self.batch_size)
+        return int(self.positions(batch)[place])
+
+    def candidate(self, position: int, tries: int) -> int:
+        """The shuffled sample first, then its substitutes."""
+        return self.sampler.substitute(position, tries) if tries else self.sampler.index(position)
+
+    def params(self, position: int, sample: Sample) -> SampleParams:
+        """Random ones, from (seed, position)."""
+        return draw_params(sample.shape, self.size, self.augment, seed=self.seed, position=position)
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """Every sample once, in order; numbers past the end (padding of the last batch) repeat the last sample."""
+
+    count: int
+    size: Sequence[int]
+    tries: int = 1
+
+    def position(self, number: int) -> int:
+        """The index of the sample itself."""
+        return min(number, self.count - 1)
+
+    def candidate(self, position: int, tries: int) -> int:
+        """Nothing replaces a sample in an evaluation."""
+        return position
+
+    def params(self, position: int, sample: Sample) -> SampleParams:
+        """Deterministic centre crop."""
+        return centre_params(sample.shape, self.size)
+
+
+@dataclass(frozen=True)
+class Status:
+    """What happened at one position: the sample served (-1: none) and the fault of each candidate that failed before it."""
+
+    position: int
+    served: int
+    faults: tuple[Fault, ...]
+
+    def pack(self) -> np.ndarray:
+        """As int64 (2 + MAX_TRIES,), for DALI."""
+        faults = self.faults + (Fault.NONE,) * (MAX_TRIES - len(self.faults))
+        return np.array([self.position, self.served, *faults], dtype=np.int64)
+
+    @classmethod
+    def unpack(cls, row: np.ndarray) -> Status:
+        """Reverse of `pack`."""
+        faults = tuple(Fault(int(code)) for code in row[2:] if code != Fault.NONE)
+        return cls(int(row[0]), int(row[1]), faults)
+
+
+class SampleSource:
+    """The callable that DALI calls once per sample."""
+
+    def __init__(self, samples: Sequence[Sample], plan: Plan, statistics: str) -> None:
+        """`statistics` chooses the percentiles: of the "foreground" or of the whole "volume"."""
+        self.samples, self.plan, self.statistics = samples, plan, statistics
+        self.reader = ShardReader()
+
+    def __call__(self, info: Any) -> tuple[np.ndarray, ...]:
+        """Arguments of the graph for `nvidia.dali.types.SampleInfo`, in the order of `pipeline.INPUTS`."""
+        return self.fetch(info.idx_in_epoch)
+
+    def fetch(self, number: int) -> tuple[np.ndarray, ...]:
+        """As `__call__`, for the `number`-th sample."""
+        position = self.plan.position(number)
+        voxels_ZYX, status = self._read_or_replace(position)
+        sample = self.samples[max(status.served, 0)]
+        params = self.plan.params(position, sample)
+        return _graph_inputs(voxels_ZYX, params, intensity_window(sample, self.statistics), status)
+
+    def _read_or_replace(self, position: int) -> tuple[np.ndarray, Status]:
+        faults: list[Fault] = []
+        for tries in range(self.plan.tries):
+            index = self.plan.candidate(position, tries)
+            try:
+                return _retry(lambda: self.reader.read(self.samples[index])), Status(position, index, tuple(faults))  # noqa: B023
+            except BadSampleError as error:
+                faults.append(error.fault)
+        return np.zeros(self.samples[0].shape, dtype=np.int16), Status(position, -1, tuple(faults))
+
+
+def intensity_window(sample: Sample, statistics: str) -> tuple[float, float]:
+    """The 1st and 99th percentile that a sample is clipped to, stored units."""
+    return (sample.crop_p01, sample.crop_p99) if statistics == "volume" else (sample.p01, sample.p99)
+
+
+def _retry(read: Callable[[], np.ndarray]) -> np.ndarray:
+    for _ in range(_READS - 1):
+        try:
+            return read()
+        except BadSampleError:
+            continue
+    return read()
+
+
+def _graph_inputs(
+    voxels_ZYX: np.ndarray, params: SampleParams, window: tuple[float, float], status: Status
+) -> tuple[np.ndarray, ...]:
+    begin, end = params.roi()
+    return (
+        voxels_ZYX[..., None],
+        begin,
+        end,
+        np.array(params.output, dtype=np.float32),
+        np.array(params.depth_axis, dtype=np.int32),
+        np.array(window, dtype=np.float32),
+        np.array(params.gamma, dtype=np.float32),
+        params.bias.reshape(BIAS_POINTS, BIAS_POINTS, BIAS_POINTS, 1),
+        np.array(params.noise, dtype=np.float32),
+        status.pack(),
+    )

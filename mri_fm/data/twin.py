@@ -1,0 +1,74 @@
+"""The plain-torch twin of the DALI graph: one volume, the same parameters, the same arithmetic, no batching.
+
+Axes: Z, Y, X source voxels (RAS+); D, H, W depth, height, width of the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mri_fm.data.params import SampleParams
+
+_TINY = 1e-6
+
+
+def augment_volume(
+    voxels_ZYX: np.ndarray,
+    params: SampleParams,
+    window: tuple[float, float],
+    size: Sequence[int],
+    statistics: str = "foreground",
+) -> Tensor:
+    """What the DALI graph makes of a payload, before the voxel noise.
+
+    Args:
+        voxels_ZYX: int16 payload, 0 is background.
+        params: crop, orientation, flip, gamma and bias field.
+        window: percentiles to clip to, stored units.
+        size: voxels of the output along depth, height, width.
+        statistics: z-score over the "foreground" or the whole "volume".
+
+    Returns:
+        float32 (depth, height, width).
+    """
+    resized_ZYX = resample(torch.from_numpy(voxels_ZYX.astype(np.float32)), params)
+    volume_DHW = resized_ZYX.movedim(params.depth_axis, 0)
+    low, high = window
+    scaled_DHW = ((volume_DHW - low) / max(high - low, _TINY)).clamp(0.0, 1.0)
+    scaled_DHW = scaled_DHW.pow(params.gamma) * bias_field(params.bias, size)
+    values = scaled_DHW if statistics == "volume" else scaled_DHW[volume_DHW > 0]
+    if values.numel() == 0:
+        return torch.zeros_like(scaled_DHW)
+    deviation = values.std(correction=0).clamp(min=_TINY)
+    return ((scaled_DHW - values.mean()) / deviation).contiguous()
+
+
+def resample(volume_ZYX: Tensor, params: SampleParams) -> Tensor:
+    """Crop, flip and resize in one: linear along each axis, reading past the crop but not past the volume."""
+    begin, end = params.roi()
+    for axis in range(3):
+        volume_ZYX = _resample_axis(volume_ZYX, axis, float(begin[axis]), float(end[axis]), params.output[axis])
+    return volume_ZYX
+
+
+def bias_field(points: np.ndarray, size: Sequence[int]) -> Tensor:
+    """exp of the control points, linearly interpolated to float32 (depth, height, width)."""
+    log_field = functional.interpolate(torch.from_numpy(points)[None, None], size=tuple(size), mode="trilinear")
+    return log_field[0, 0].exp()
+
+
+def _resample_axis(volume_ZYX: Tensor, axis: int, begin: float, end: float, count: int) -> Tensor:
+    """`count` samples at the centres of equal parts of [begin, end); voxel i covers [i, i + 1)."""
+    length = volume_ZYX.shape[axis]
+    centres = begin + (torch.arange(count, dtype=torch.float64) + 0.5) * ((end - begin) / count) - 0.5
+    centres = centres.clamp(0, length - 1)
+    lower = centres.floor().long()
+    upper = (lower + 1).clamp(max=length - 1)
+    weight_shape = [-1 if a == axis else 1 for a in range(3)]
+    weight = (centres - lower).to(torch.float32).view(weight_shape)
+    return torch.lerp(volume_ZYX.index_select(axis, lower), volume_ZYX.index_select(axis, upper), weight)
