@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from mri_fm.errors import UserError
 
@@ -116,6 +117,7 @@ class ObserveConfig:
     """RankMe and feature standard deviation on a fixed batch; every 0: never."""
 
     every: int = 10
+    samples: int = 16  # volumes in the fixed batch
 
 
 @dataclass
@@ -173,8 +175,8 @@ def load_config(objective: str, words: Sequence[str] = ()) -> Config:
     for layer in layers:
         _merge(merged, OmegaConf.load(layer), str(layer.relative_to(PRESETS)))
     for word in overrides:
-        _merge(merged, OmegaConf.from_dotlist([word]), f"'{word}'")
-    config = cast(Config, OmegaConf.to_object(_require_complete(merged)))
+        _merge(merged, _parse(word), f"'{word}'")
+    config = _to_object(merged)
     _check(config)
     return config
 
@@ -193,7 +195,7 @@ def config_from_yaml(path: Path) -> Config:
     merged = OmegaConf.structured(Config)
     merged.objective = OmegaConf.structured(objective_class(loaded.objective.name).Config)
     _merge(merged, loaded, str(path))
-    return cast(Config, OmegaConf.to_object(merged))
+    return _to_object(merged)
 
 
 def to_yaml(config: Config) -> str:
@@ -215,6 +217,23 @@ def _split_words(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return choices, overrides
 
 
+def _parse(word: str) -> DictConfig:
+    try:
+        return OmegaConf.from_dotlist([word])
+    except YAMLError:
+        raise UserError(f"the value of '{word}' is not valid YAML: close its brackets and quotes") from None
+
+
+def _to_object(merged: DictConfig) -> Config:
+    try:
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            raise UserError(f"these keys have no default, set them on the command line: {' '.join(f'{k}=…' for k in missing)}")
+        return cast(Config, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise UserError(f"configuration: {str(error).splitlines()[0]}") from error
+
+
 def _preset(group: str, name: str) -> Path:
     path = PRESETS / group / f"{name}.yaml"
     if not path.is_file():
@@ -229,7 +248,7 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 
 
 def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key in node:
+    for key in map(str, node):
         yield f"{prefix}{key}"
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_missing():
@@ -238,20 +257,13 @@ def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
 
 def _merge(target: DictConfig, layer: Any, origin: str) -> None:
     known = list(_keys(target))
-    for key in _keys(layer):
+    for key in reversed(list(_keys(layer))):  # the leaves first: their full name finds the nearest key
         if key not in known:
             raise UserError(f"unknown key '{key}' in {origin}{_nearest(key, known)}")
     try:
         target.merge_with(layer)
     except OmegaConfBaseException as error:
         raise UserError(f"{origin}: {str(error).splitlines()[0]}") from error
-
-
-def _require_complete(merged: DictConfig) -> DictConfig:
-    missing = sorted(OmegaConf.missing_keys(merged))
-    if missing:
-        raise UserError(f"these keys have no default, set them on the command line: {' '.join(f'{k}=…' for k in missing)}")
-    return merged
 
 
 def _check(config: Config) -> None:
@@ -266,15 +278,28 @@ def _check(config: Config) -> None:
     for key, (value, allowed) in choices.items():
         if value not in allowed:
             raise UserError(f"{key}={value} is not one of {', '.join(allowed)}")
-    for name, axis, patch in zip("depth height width".split(), config.data.size, config.model.patch, strict=True):
-        if axis <= 0 or axis % patch:
+    lengths: dict[str, tuple[Sequence[float], int]] = {
+        "data.size": (config.data.size, 3),
+        "model.patch": (config.model.patch, 3),
+        "optim.betas": (config.optim.betas, 2),
+    }
+    for key, (values, length) in lengths.items():
+        if len(values) != length:
+            raise UserError(f"{key}={values} must have {length} numbers")
+    for name, axis, patch in zip(["depth", "height", "width"], config.data.size, config.model.patch, strict=True):
+        if axis <= 0 or patch <= 0 or axis % patch:
             raise UserError(f"data.size: {name} {axis} does not divide by the patch of {patch}; take a multiple of it")
     for head in (config.model, config.model.predictor, config.model.decoder):
         if head.width % head.heads:
             raise UserError(f"model width {head.width} does not divide by its {head.heads} heads")
-    positive = {"train.steps": config.train.steps, "train.global_batch": config.train.global_batch, "log_every": config.log_every,
-                "train.accumulation": config.train.accumulation, "checkpoint.every": config.checkpoint.every,
-                "checkpoint.keep_last": config.checkpoint.keep_last}  # fmt: skip
+    positive = {
+        "train.steps": config.train.steps,
+        "train.global_batch": config.train.global_batch,
+        "train.accumulation": config.train.accumulation,
+        "checkpoint.every": config.checkpoint.every,
+        "checkpoint.keep_last": config.checkpoint.keep_last,
+        "log_every": config.log_every,
+    }
     for key, number in positive.items():
         if number < 1:
             raise UserError(f"{key}={number} must be at least 1")
