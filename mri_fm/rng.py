@@ -30,6 +30,7 @@ class Stream(IntEnum):
     SUBSTITUTE = 5
     INIT = 6
     EVALUATE = 7
+    RENDER = 8
 
 
 def generator(seed: int, stream: Stream, position: int) -> np.random.Generator:
@@ -44,11 +45,11 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
     return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
-def _mix(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser: a bijection of 64-bit integers that flips half the bits on any change."""
-    x = (x ^ _shift_right(x, 30)) * _MIX_1
-    x = (x ^ _shift_right(x, 27)) * _MIX_2
-    return x ^ _shift_right(x, 31)
+def _mix_(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser, in place: a bijection of 64-bit integers that flips half the bits on any change."""
+    x.bitwise_xor_(_shift_right(x, 30)).mul_(_MIX_1)
+    x.bitwise_xor_(_shift_right(x, 27)).mul_(_MIX_2)
+    return x.bitwise_xor_(_shift_right(x, 31))
 
 
 def hash_bits(seed: int, stream: Stream, positions_B: Tensor, count: int) -> Tensor:
@@ -63,19 +64,24 @@ def hash_bits(seed: int, stream: Stream, positions_B: Tensor, count: int) -> Ten
     Returns:
         int64 (B, count), uniform over all 64-bit patterns.
     """
-    lane = torch.tensor(_signed(seed * 0x9E3779B97F4A7C15 + int(stream)), device=positions_B.device)
-    row_B1 = _mix(_mix(positions_B.to(torch.int64) ^ _mix(lane)) + lane)[:, None]
-    counter_N = torch.arange(1, count + 1, device=positions_B.device) * _GOLDEN
-    return _mix(row_B1 + counter_N)
+    lane = _signed(seed * 0x9E3779B97F4A7C15 + int(stream))
+    mixed_lane = int(_mix_(torch.tensor(lane)))  # on the host: no copy to the device that would wait for it
+    row_B1 = _mix_(_mix_(positions_B.to(torch.int64) ^ mixed_lane).add_(lane))[:, None]
+    counter_N = torch.arange(1, count + 1, device=positions_B.device).mul_(_GOLDEN)
+    return _mix_(row_B1 + counter_N)
 
 
 def normal(seed: int, stream: Stream, positions_B: Tensor, count: int) -> Tensor:
     """Standard normal float32 (B, count) by Box-Muller, two values from each 64 bits; see `hash_bits` for the arguments."""
-    bits = hash_bits(seed, stream, positions_B, (count + 1) // 2)
-    radius = ((bits & 0xFFFFFFFF).to(torch.float32).add_(0.5)).mul_(2.0**-32).clamp_(max=1 - 2**-24)
-    radius = radius.log_().mul_(-2.0).sqrt_()
+    half = (count + 1) // 2
+    bits = hash_bits(seed, stream, positions_B, half)
+    radius = (bits & 0xFFFFFFFF).to(torch.float32).add_(0.5).mul_(2.0**-32).clamp_(max=1 - 2**-24)
+    radius.log_().mul_(-2.0).sqrt_()
     angle = _shift_right(bits, 32).to(torch.float32).mul_(2.0 * math.pi * 2.0**-32)
-    return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count]
+    values = radius.new_empty(len(radius), 2 * half)
+    torch.mul(radius, angle.cos(), out=values[:, :half])
+    torch.mul(radius, angle.sin_(), out=values[:, half:])
+    return values[:, :count]
 
 
 def _signed(value: int) -> int:
