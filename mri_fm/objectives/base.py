@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mri_fm.config import ModelConfig
 from mri_fm.errors import UserError
-from mri_fm.masking import random_mask
+from mri_fm.masking import count_hidden, random_mask
 from mri_fm.models.vit import VisionTransformer
 from mri_fm.rng import Stream, generator
 
@@ -58,7 +58,7 @@ class Objective(nn.Module):
             seed: keys the masks and the initial weights, which are therefore equal on all ranks.
         """
         super().__init__()
-        self.config, self.seed = config, seed
+        self.config, self.seed, self.sizes = config, seed, model
         torch.manual_seed(int(generator(seed, Stream.INIT, 0).integers(2**63)))
         self.student = VisionTransformer.from_config(model, size)
 
@@ -78,6 +78,10 @@ class Objective(nn.Module):
             The scalar loss (mean over this rank's samples, or global for batch statistics) and detached scalar metrics.
         """
 
+    @abstractmethod
+    def flops_per_sample(self) -> float:
+        """FLOPs of the forward and backward pass of one sample, attention included (`mri_fm.models.flops`)."""
+
     def schedules(self, steps: int) -> dict[str, np.ndarray]:
         """Values per optimizer step, float64 (steps,). The key "ema" is the teacher's momentum."""
         return {}
@@ -89,6 +93,11 @@ class Objective(nn.Module):
     def encoder(self) -> VisionTransformer:
         """The network that is kept for downstream use."""
         return self.student
+
+    @property
+    def num_visible(self) -> int:
+        """V: tokens of a sample that the student sees."""
+        return self.student.num_tokens - count_hidden(self.student.num_tokens, self.config.mask_ratio)
 
     def mask(self, positions_B: Tensor, group_position: int, *, shared: bool = False) -> tuple[Tensor, Tensor]:
         """visible_BV and hidden_BM of `config.mask_ratio`, see `mri_fm.masking.random_mask`."""

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from mri_fm.config import ModelConfig
 from mri_fm.errors import UserError
 from mri_fm.losses.precision import at_least_float32, full_precision
+from mri_fm.models.flops import TRAINED, encoder_flops, head_flops
 from mri_fm.models.heads import predictor
 from mri_fm.models.patches import take_tokens
 from mri_fm.models.vit import VisionTransformer
@@ -86,6 +87,12 @@ class JEPA(Objective):
         """Prediction loss, mean over this rank's samples; see `Objective.forward`."""
         loss = prediction_loss(self.features(x_BCZYX, positions_B, group_position))
         return loss, {"loss_prediction": loss.detach()}
+
+    def flops_per_sample(self) -> float:
+        """The student on visible tokens, the predictor on all, and the teacher's forward pass on all."""
+        tokens = self.student.num_tokens
+        trained = encoder_flops(self.sizes, self.num_visible) + head_flops(self.sizes.predictor, tokens)
+        return TRAINED * trained + encoder_flops(self.sizes, tokens)
 
     def features(self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int) -> Features:
         """Run student, teacher and predictor."""

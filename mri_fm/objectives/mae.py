@@ -28,6 +28,7 @@ from torch import Tensor
 
 from mri_fm.config import ModelConfig
 from mri_fm.losses.precision import at_least_float32, full_precision
+from mri_fm.models.flops import TRAINED, encoder_flops, head_flops
 from mri_fm.models.heads import decoder
 from mri_fm.models.patches import patchify, take_tokens, unpatchify
 from mri_fm.objectives.base import MaskedConfig, Objective, mean_per_sample
@@ -58,6 +59,11 @@ class MAE(Objective):
         pred_BMP, hidden_BM = self.predict(x_BCZYX, positions_B, group_position)
         loss = self.reconstruction_loss(pred_BMP, x_BCZYX, hidden_BM)
         return loss, {"loss_reconstruction": loss.detach()}
+
+    def flops_per_sample(self) -> float:
+        """The student on visible tokens, the decoder on all."""
+        encoder = encoder_flops(self.sizes, self.num_visible)
+        return TRAINED * (encoder + head_flops(self.sizes.decoder, self.student.num_tokens))
 
     def predict(self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int) -> tuple[Tensor, Tensor]:
         """Predicted patches (B, M, P) and the indices hidden_BM where they belong."""

@@ -12,16 +12,6 @@ PEAK_BF16_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 
 """Dense bf16 FLOP/s by a part of the device's name, most specific first (vendor data sheets)."""
 
 
-def transformer_flops(tokens: int, width: int, depth: int, mlp_ratio: float) -> float:
-    """FLOPs of one forward pass of a transformer over one sequence, attention included.
-
-    Per layer: 8·N·D² for the four projections, 4·r·N·D² for the MLP, 4·N²·D for scores and mixing.
-    """
-    projections = tokens * (8 + 4 * mlp_ratio) * width**2
-    attention = 4 * tokens**2 * width
-    return depth * (projections + attention)
-
-
 def peak_flops(device: torch.device) -> float | None:
     """The device's dense bf16 peak, or None where it is not in the table (a CPU, an unknown GPU)."""
     if device.type != "cuda":
