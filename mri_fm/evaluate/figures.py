@@ -27,7 +27,7 @@ GRID_RATES = np.linspace(0, 1, 201)
 def encode(figure: Figure) -> str:
     """A `data:` address of the figure."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
+    figure.savefig(buffer, format="png", dpi=130)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -38,7 +38,7 @@ def colour(method: str) -> str:
 
 def roc_figure(label_S: Ints, scores: Mapping[str, Floats], titles: Mapping[str, str], aurocs: Mapping[str, float]) -> str:
     """ROC curves of all methods; with more than two classes, the mean of the one-against-rest curves."""
-    figure = Figure(figsize=(5.2, 4.6))
+    figure = Figure(figsize=(5.2, 4.9), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#c9ccd1", linewidth=1, linestyle=":")
     for method, score_SK in scores.items():
@@ -60,7 +60,7 @@ def _mean_curve(label_S: Ints, score_SK: Floats) -> tuple[Floats, Floats]:
 
 def forest_figure(titles: Mapping[str, str], aurocs: Mapping[str, float], intervals: Mapping[str, Sequence[float]]) -> str:
     """One line per method: AUROC and its interval, beside chance."""
-    figure = Figure(figsize=(6.4, 0.5 * len(titles) + 0.9))
+    figure = Figure(figsize=(7.2, 0.45 * len(titles) + 0.8), layout="constrained")
     axes = figure.subplots()
     upward = list(titles)[::-1]
     axes.axvline(0.5, color="#c9ccd1", linewidth=1, linestyle=":")
@@ -71,6 +71,7 @@ def forest_figure(titles: Mapping[str, str], aurocs: Mapping[str, float], interv
     axes.set(xlabel="AUROC with 95 % interval (dotted: chance)", ylim=(-0.6, len(titles) - 0.4))
     _plain(axes)
     axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
     return encode(figure)
 
 
@@ -78,7 +79,7 @@ def map_figure(
     pooled: Mapping[str, NDArray[np.float32]], titles: Mapping[str, str], label_S: Ints, classes: Sequence[str]
 ) -> str:
     """The first two principal components of each encoder's mean-pooled embeddings, coloured by class."""
-    figure = Figure(figsize=(4.4 * len(pooled), 3.9))
+    figure = Figure(figsize=(3.9 * len(pooled) + 0.8, 3.7), layout="constrained")
     for axes, (name, pooled_SD) in zip(figure.subplots(1, len(pooled)), pooled.items(), strict=True):
         pca = PCA(2, svd_solver="full").fit(pooled_SD)
         point_S2 = pca.transform(pooled_SD)

@@ -15,9 +15,9 @@ from sklearn.preprocessing import StandardScaler
 
 from mri_fm.evaluate.splits import Ints, grouped_folds, missing_class
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 INNER_FOLDS = 3
-PCA_COMPONENTS = 32
+PCA_COMPONENTS = 64
 
 
 def fit_linear(
@@ -77,10 +77,13 @@ def choose_strength(
 
 
 def _scaler(components: int | None, shape: tuple[int, ...]) -> Pipeline:
-    """Standardise; with `components`, project onto that many principal components and standardise those."""
+    """Standardise; with `components`, project onto that many principal components.
+
+    They keep their variances: to whiten them would raise the weakest, which are noise, to the height of the anatomy.
+    """
     if components is None:
         return make_pipeline(StandardScaler())
-    return make_pipeline(StandardScaler(), PCA(min(components, *shape), svd_solver="full"), StandardScaler())
+    return make_pipeline(StandardScaler(), PCA(min(components, *shape), svd_solver="full"))
 
 
 def _regression(strength: float) -> LogisticRegression:

@@ -151,7 +151,8 @@ def _method(result: Mapping[str, Any]) -> str:
 <li>The {escape(result["encoder"])} of the run is frozen. Each volume passes it once, as one deterministic crop of
 {crop} voxels. {known}</li>
 <li>{result["folds"]} folds, disjoint by “{unit}” and stratified by class. Every score is of a volume whose fold the probe did
-not see; the scores of all folds are pooled into one AUROC. With more than two classes it is the mean of one against the rest.</li>
+not see; the scores of all folds are pooled into one AUROC. With more than two classes it is the mean of one
+against the rest.</li>
 <li>Linear probe: mean over the tokens, standardised, logistic regression; its C is chosen by log loss on inner folds of the
 training part. Attentive probe: one learned query, cross-attention, a small MLP; its epoch is chosen on a quarter of the
 training part. Scaling and principal components are fitted on the training part. Nothing is chosen on test volumes.</li>

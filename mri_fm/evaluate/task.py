@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -119,9 +118,7 @@ def _unit_numbers(values: Sequence[Any], unit: str) -> Ints:
 def _caption(table: pa.Table, row_S: Ints, unit: str, units: int) -> str:
     """What the numbers speak of. Rendered volumes say nothing about people, and the caption says so."""
     rows = table.take(pa.array(row_S))
-    if "kind" in table.column_names:
-        kinds = Counter(rows.column("kind").to_pylist())
-        if kinds[VARIANT]:
-            bases = set(rows.column("base").to_pylist()) if "base" in table.column_names else set()
-            return f"rendered, {len(bases)} base anatomies, no claim about people"
+    if "kind" in rows.column_names and VARIANT in rows.column("kind").to_pylist():
+        bases = {base for base in _column(rows, "base", "column") if not _is_missing(base)}
+        return f"rendered, {len(bases)} base anatomies, no claim about people"
     return f"{len(row_S)} volumes, {units} distinct values of {unit}"
