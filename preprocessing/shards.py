@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import webdataset
 import xxhash
 from numpy.typing import NDArray
 
-from mri_fm.rng import Stream, generator
+from preprocessing.files import write_text
 
 INDEX_VERSION = "v1.2"
 OWNER = "mri-fm"
@@ -44,30 +44,6 @@ class Payload:
     offset: int
     size: int
     checksum: str
-
-
-def plan_shards(sizes: dict[str, int], shard_bytes: int, stream_position: int) -> list[list[str]]:
-    """Shuffle keys and cut them into shards.
-
-    Args:
-        sizes: payload bytes of each key.
-        shard_bytes: a shard is closed before it would exceed this (one sample may, alone).
-        stream_position: which shuffle, one per split.
-
-    Returns:
-        The keys of each shard in the order of writing; it depends on the set of keys, not on the order of `sizes`.
-    """
-    keys = sorted(sizes)
-    order = generator(0, Stream.SHUFFLE, stream_position).permutation(len(keys))
-    shards: list[list[str]] = []
-    filled = shard_bytes
-    for key in (keys[i] for i in order):
-        if filled + sizes[key] > shard_bytes or not shards:
-            shards.append([])
-            filled = 0
-        shards[-1].append(key)
-        filled += sizes[key]
-    return shards
 
 
 def write_shard(path: Path, samples: Iterable[Sample]) -> list[Payload]:
@@ -111,24 +87,3 @@ def write_index(tar: Path, index: Path, checksums: dict[str, str]) -> list[Paylo
                 payloads.append(Payload(key, member.offset_data, member.size, checksums[key]))
     write_text(index, "\n".join([f"{INDEX_VERSION} {len(groups)}", *map(" ".join, groups.values()), ""]))
     return payloads
-
-
-def write_text(path: Path, text: str, *, mode: int = 0o644) -> None:
-    """Replace a text file atomically; it is never readable under other permissions than `mode`."""
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
-
-
-def file_checksum(paths: Sequence[Path]) -> str:
-    """XXH3-64 (hex) over the bytes of files, one after the other."""
-    digest = xxhash.xxh3_64()
-    for path in paths:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()

@@ -1,0 +1,103 @@
+"""The archive: one OME-Zarr 0.5 image per volume, for people and viewers; training reads the shards."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, BloscShuffle
+
+from mri_fm.volume.canonical import Canonical
+
+OME_VERSION = "0.5"
+AXES = ("z", "y", "x")
+CHUNK = 64
+MAX_SHARD = 512
+SMALLEST_LEVEL = 64  # the pyramid ends where no axis is longer
+MIN_LEVELS = 2
+ISOTROPY = 1.5  # axes whose spacing is within this factor of the finest are halved together
+
+
+def open_archive(folder: Path) -> None:
+    """Make the group that the images lie in."""
+    if not (folder / "zarr.json").is_file():
+        zarr.create_group(folder, zarr_format=3, overwrite=False)
+
+
+def write_image(folder: Path, scratch: Path, canonical: Canonical) -> None:
+    """Write a multiscale image; `folder` appears, or is replaced, once the image is complete.
+
+    Axes are z, y, x towards superior, anterior, right; the scale is the native spacing in millimetres. Intensities are the
+    canonical int16, background kept. `attributes.mri_fm` holds the exact affine ((x, y, z, 1) → RAS+ mm), and the scale and
+    offset back to source intensities.
+    """
+    shutil.rmtree(scratch, ignore_errors=True)
+    group = zarr.create_group(scratch, zarr_format=3)
+    datasets: list[Any] = []
+    for level, (voxels, factors) in enumerate(pyramid(canonical.voxels, canonical.spacing)):
+        _write_level(group, str(level), voxels)
+        datasets.append(_dataset(str(level), canonical.spacing, factors))
+    axes: list[Any] = [{"name": name, "type": "space", "unit": "millimeter"} for name in AXES]
+    multiscale: dict[str, Any] = {"name": folder.name, "axes": axes, "datasets": datasets, "type": "mean"}
+    group.attrs["ome"] = {"version": OME_VERSION, "multiscales": [multiscale]}
+    group.attrs["mri_fm"] = {
+        "affine": canonical.affine.tolist(),
+        "scale": canonical.scale,
+        "offset": canonical.offset,
+        "source_orientation": canonical.orientation,
+    }
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch.replace(folder)
+
+
+def pyramid(voxels: NDArray[np.int16], spacing: tuple[float, float, float]) -> list[tuple[NDArray[np.int16], list[int]]]:
+    """Halve a volume by means of 2×2×2 voxels until it is small; thick slices are kept until the others are as coarse.
+
+    Returns:
+        (voxels, factors along z, y, x) of each level, the full one first.
+    """
+    levels = [(voxels, [1, 1, 1])]
+    while len(levels) < MIN_LEVELS or max(levels[-1][0].shape) > SMALLEST_LEVEL:
+        finer, factors = levels[-1]
+        current = [s * f for s, f in zip(spacing, factors, strict=True)]
+        halved = [a for a in range(3) if current[a] <= ISOTROPY * min(current) and finer.shape[a] > 1]
+        if not halved:
+            break
+        levels.append((_halve(finer, halved), [f * (2 if a in halved else 1) for a, f in enumerate(factors)]))
+    return levels
+
+
+def _halve(voxels: NDArray[np.int16], axes: list[int]) -> NDArray[np.int16]:
+    """Means of neighbours along `axes`; the last voxel of an odd axis counts twice."""
+    result: NDArray[np.floating[Any]] = voxels.astype(np.float32)
+    for axis in axes:
+        odd = result.shape[axis] % 2
+        even = np.concatenate([result, result.take([-1], axis)], axis) if odd else result
+        pairs = np.moveaxis(even, axis, 0)
+        result = np.moveaxis((pairs[0::2] + pairs[1::2]) / 2, 0, axis)
+    return np.rint(result).astype(np.int16)
+
+
+def _write_level(group: zarr.Group, name: str, voxels: NDArray[np.int16]) -> None:
+    chunks = tuple(min(CHUNK, n) for n in voxels.shape)
+    shards = tuple(min(-(-n // c), max(1, MAX_SHARD // c)) * c for n, c in zip(voxels.shape, chunks, strict=True))
+    codec = BloscCodec(cname="zstd", clevel=5, shuffle=BloscShuffle.shuffle)
+    array = group.create_array(
+        name, shape=voxels.shape, dtype="int16", chunks=chunks, shards=shards, compressors=codec, dimension_names=AXES
+    )
+    array[:] = voxels
+
+
+def _dataset(path: str, spacing: tuple[float, float, float], factors: list[int]) -> dict[str, Any]:
+    """A level's scale, and the half voxels by which the centres of coarser voxels are displaced."""
+    scale = [s * f for s, f in zip(spacing, factors, strict=True)]
+    transforms: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
+    if factors != [1, 1, 1]:
+        shift = [s * (f - 1) / 2 for s, f in zip(spacing, factors, strict=True)]
+        transforms.append({"type": "translation", "translation": shift})
+    return {"path": path, "coordinateTransformations": transforms}

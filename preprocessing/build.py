@@ -1,0 +1,302 @@
+"""Raw folder → corpus, in two passes: the first decides on every input, the second writes from the frozen plan."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mri_fm.data.schema import (
+    ARCHIVE_DIR,
+    CORPUS_FILE,
+    CROP_MARGIN,
+    FORMAT_VERSION,
+    MANIFEST_FILE,
+    REPORT_FILE,
+    SHARD_DIR,
+    SPLITS,
+)
+from mri_fm.errors import UserError
+from mri_fm.volume.canonical import MAX_SPACING_MM, MIN_FIELD_OF_VIEW_MM
+from preprocessing.archive import open_archive
+from preprocessing.discover import Input, find_inputs, fingerprint, list_files
+from preprocessing.files import file_checksum, write_text
+from preprocessing.knowledge import Knowledge, contrast_of, know
+from preprocessing.plan import keep_first, plan_shards, split_of
+from preprocessing.runner import Runner, task_runner
+from preprocessing.tables import read_ledger, write_corpus_file, write_ledger, write_manifest
+from preprocessing.tasks import DONE_DIR, SCRATCH_DIR, Decision, Member, ShardTask, examine, write_task
+
+ALGORITHM = 1  # raise it when the voxels that a build writes change
+KEY_DIGITS = 16
+KEY_FILE = "private/key"
+DECISIONS_FILE = "private/decisions.json"
+STATE_FILE = "private/inputs.json"
+LOCK_FILE = "private/lock"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What decides a corpus besides its inputs. `max_spacing` in mm, `shard_bytes` of payload per shard."""
+
+    max_spacing: float = MAX_SPACING_MM
+    val_fraction: float = 0.1
+    test_fraction: float = 0.0
+    shard_bytes: int = 1_000_000_000
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_spacing < 100:
+            raise UserError(f"--max-spacing {self.max_spacing:g} must lie between 0 and 100 mm")
+        if min(self.val_fraction, self.test_fraction) < 0 or self.val_fraction + self.test_fraction >= 1:
+            raise UserError("--val-fraction and --test-fraction must be at least 0 and leave something to train on")
+        if self.shard_bytes < 1:
+            raise UserError(f"--shard-bytes {self.shard_bytes} must be positive")
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything that decides the bytes, as corpus.json states it."""
+        fixed = {"algorithm": ALGORITHM, "crop_margin": CROP_MARGIN, "min_field_of_view": MIN_FIELD_OF_VIEW_MM, "codec": "raw"}
+        return {**asdict(self), **fixed}
+
+    def hash(self) -> str:
+        """SHA-256 (16 hex digits) of the resolved spec and the format version."""
+        return hashlib.sha256(json.dumps([FORMAT_VERSION, self.resolved()], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def build(
+    raw: Path, out: Path, spec: Spec | None = None, *, workers: int = 1, scheduler: str | None = None
+) -> tuple[dict[str, Any], bool]:
+    """Build or complete a corpus.
+
+    Args:
+        raw: folder of scans; only read.
+        out: the corpus folder, made if needed.
+        spec: the options; the defaults if None.
+        workers: processes on this machine; 1 runs in this process.
+        scheduler: address of a running Dask scheduler, whose workers see `raw` and `out` under the same paths.
+
+    Returns:
+        The content of corpus.json, and whether anything had to be done.
+
+    Raises:
+        UserError: no inputs, folders inside one another, a wrong labels.csv, or an input that changes meanwhile.
+    """
+    spec = spec or Spec()
+    files = _list_raw(raw, out)
+    for folder in (SCRATCH_DIR, DONE_DIR):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    (out / "private").chmod(0o700)
+    with _locked(out):
+        state = json.dumps({"spec": spec.hash(), "files": files})
+        current = _up_to_date(out, state)
+        if current is not None:
+            return current, False
+        inputs = find_inputs(raw, files)
+        if not inputs:
+            raise UserError(f"no scan in {raw}: put NIfTI, MGZ, MINC, PAR/REC or DICOM files there")
+        knowledge = know(raw, inputs, _secret(out))
+        (out / CORPUS_FILE).unlink(missing_ok=True)
+        with task_runner(workers, scheduler) as run:
+            decisions = _decide(run, raw, out, inputs, files, spec)
+            content = _write(run, raw, out, spec, inputs, knowledge, decisions)
+        _finish(out, content)
+        write_text(out / STATE_FILE, state, mode=0o600)
+        return content, True
+
+
+def summary(content: dict[str, Any]) -> str:
+    """A corpus.json in a few lines for the terminal."""
+    counts = content["counts"]
+    lines = [
+        "{inputs} inputs = {accepted} accepted + {duplicate} duplicate + {refused} refused".format(**counts),
+        "{distinct_brains} distinct brains, {templates} templates, {variants} variants".format(**counts),
+    ]
+    codes = ", ".join(f"{code} {number}" for code, number in counts["by_code"].items() if code != "duplicate")
+    return "\n".join([*lines, f"refused: {codes}"] if codes else lines)
+
+
+def _list_raw(raw: Path, out: Path) -> dict[str, tuple[int, int]]:
+    if not raw.is_dir():
+        raise UserError(f"no folder {raw}: give the folder of your scans as --raw")
+    inside, outside = out.resolve(), raw.resolve()
+    if inside == outside or inside in outside.parents or outside in inside.parents:
+        raise UserError(f"--out {out} and --raw {raw} lie inside one another: choose separate folders")
+    files = list_files(raw)
+    if not files:
+        raise UserError(f"{raw} is empty: put scans there, or `python -m preprocessing.sample_data --out {raw}`")
+    return files
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    with (out / LOCK_FILE).open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"another build is writing {out}: wait for it") from error
+        yield
+
+
+def _up_to_date(out: Path, state: str) -> dict[str, Any] | None:
+    """The finished corpus.json, if it was built from exactly this and nothing of it is missing."""
+    recorded, corpus = out / STATE_FILE, out / CORPUS_FILE
+    if not (recorded.is_file() and corpus.is_file()) or recorded.read_text() != state:
+        return None
+    content = json.loads(corpus.read_text())
+    return content if all((out / path).exists() for path in content["checksums"]) else None
+
+
+def _secret(out: Path) -> bytes:
+    """The key of the pseudonyms, made on the first build."""
+    path = out / KEY_FILE
+    if not path.is_file():
+        write_text(path, secrets.token_hex(32), mode=0o600)
+    return bytes.fromhex(path.read_text())
+
+
+def _decide(
+    run: Runner, raw: Path, out: Path, inputs: list[Input], files: dict[str, tuple[int, int]], spec: Spec
+) -> dict[str, Decision]:
+    """Pass 1, but for inputs that an earlier pass under the same spec has seen unchanged."""
+    marked = [(item, fingerprint(item, files)) for item in inputs]
+    known = _known_decisions(out, spec)
+    todo = [(i, mark) for i, mark in marked if i.source_path not in known or known[i.source_path].fingerprint != mark]
+    examined = run(partial(_examine, str(raw), spec.max_spacing), todo, "examine", _crashed)
+    known.update({decision.source_path: decision for decision in examined})
+    decisions = {item.source_path: known[item.source_path] for item in inputs}
+    content = {"spec": spec.hash(), "decisions": [asdict(d) for d in decisions.values()]}
+    write_text(out / DECISIONS_FILE, json.dumps(content), mode=0o600)
+    return decisions
+
+
+def _examine(raw: str, max_spacing: float, marked: tuple[Input, str]) -> Decision:
+    return examine(raw, *marked, max_spacing)
+
+
+def _crashed(marked: tuple[Input, str]) -> Decision:
+    return Decision(marked[0].source_path, marked[1], "reader_crashed", "the worker process died while reading it")
+
+
+def _known_decisions(out: Path, spec: Spec) -> dict[str, Decision]:
+    path = out / DECISIONS_FILE
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    if content.get("spec") != spec.hash():
+        return {}
+    return {row["source_path"]: Decision(**row) for row in content["decisions"]}
+
+
+def _write(
+    run: Runner, raw: Path, out: Path, spec: Spec, inputs: list[Input],
+    knowledge: dict[str, Knowledge], decisions: dict[str, Decision],
+) -> dict[str, Any]:  # fmt: skip
+    """Freeze the plan, run pass 2, and write the tables; returns the content of corpus.json."""
+    hashes = {path: d.content_hash for path, d in decisions.items() if not d.code}
+    built = [row["source_path"] for row in read_ledger(out) if row["decision"] == "accepted"]
+    kept = keep_first(hashes, built)
+    members = {
+        path: _member(item, knowledge[path], decisions[path]) for item in inputs if (path := item.source_path) in kept.values()
+    }
+    splits = {path: split_of(knowledge[path].subject, val_fraction=spec.val_fraction, test_fraction=spec.test_fraction)
+              for path in members}  # fmt: skip
+    tasks = _shard_tasks(raw, out, spec, members, splits, decisions)
+    (out / SHARD_DIR).mkdir(exist_ok=True)
+    open_archive(out / ARCHIVE_DIR)
+    records = run(write_task, tasks, "write shards")
+    facts = {key: row for record in records for key, row in record["rows"].items()}
+    rows = [_manifest_row(m, knowledge[path], splits[path], facts[m.key]) for path, m in members.items()]
+    write_manifest(out, sorted(rows, key=lambda row: row["key"]))
+    ledger = _ledger_rows(decisions, kept, members)
+    write_ledger(out, ledger)
+    _remove_stale(out, tasks, {m.key for m in members.values()})
+    checksums = {path: value for record in records for path, value in record["checksums"].items()}
+    return {
+        "format_version": FORMAT_VERSION,
+        "counts": _counts(ledger, rows),
+        "spec": spec.resolved(),
+        "spec_hash": spec.hash(),
+        "checksums": dict(sorted(checksums.items())),
+    }
+
+
+def _member(item: Input, knowledge: Knowledge, decision: Decision) -> Member:
+    contrast = knowledge.contrast or contrast_of("", decision.info) or "OTHER"
+    return Member(item, decision.content_hash[:KEY_DIGITS], decision.content_hash, contrast, knowledge.dataset)
+
+
+def _shard_tasks(
+    raw: Path, out: Path, spec: Spec, members: dict[str, Member], splits: dict[str, str], decisions: dict[str, Decision]
+) -> list[ShardTask]:
+    by_key = {member.key: (path, member) for path, member in members.items()}
+    assert len(by_key) == len(members), "two contents share a key"
+    tasks = []
+    for position, split in enumerate(SPLITS):
+        sizes = {k: decisions[path].payload_bytes for k, (path, _) in by_key.items() if splits[path] == split}
+        for number, keys in enumerate(plan_shards(sizes, spec.shard_bytes, position)):
+            chosen = tuple(by_key[key][1] for key in keys)
+            tasks.append(ShardTask(str(raw), str(out), f"{split}-{number:06d}", chosen, spec.max_spacing, spec.hash()))
+    return tasks
+
+
+def _manifest_row(member: Member, knowledge: Knowledge, split: str, facts: dict[str, Any]) -> dict[str, Any]:
+    about = {name: getattr(knowledge, name) for name in ("dataset", "subject", "session", "kind", "base")}
+    own = {"key": member.key, "contrast": member.contrast, "split": split, "content_hash": member.content_hash}
+    return {**knowledge.labels, **about, **own, **facts}
+
+
+def _ledger_rows(decisions: dict[str, Decision], kept: dict[str, str], members: dict[str, Member]) -> list[dict[str, str]]:
+    rows = []
+    for path, decision in decisions.items():
+        if decision.code:
+            row = {"decision": "refused", "code": decision.code, "reason": decision.reason, "key": ""}
+        elif path in members:
+            row = {"decision": "accepted", "code": "", "reason": "", "key": members[path].key}
+        else:
+            first = kept[decision.content_hash]
+            row = {"decision": "duplicate", "code": "duplicate", "reason": f"same voxels as {first}", "key": members[first].key}
+        rows.append({"source_path": path, **row})
+    return rows
+
+
+def _counts(ledger: Sequence[dict[str, str]], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    decisions = Counter(row["decision"] for row in ledger)
+    kinds = Counter(row["kind"] for row in rows)
+    return {
+        "inputs": len(ledger),
+        **{name: decisions[name] for name in ("accepted", "duplicate", "refused")},
+        "distinct_brains": len({row["base"] for row in rows}),
+        "templates": kinds["template"],
+        "variants": kinds["variant"],
+        "by_code": dict(sorted(Counter(row["code"] for row in ledger if row["code"]).items())),
+    }
+
+
+def _remove_stale(out: Path, tasks: Sequence[ShardTask], keys: set[str]) -> None:
+    """Remove what an earlier build wrote and this one does not hold, and unfinished files."""
+    names = {f"{task.name}.{suffix}" for task in tasks for suffix in ("tar", "idx", "json")}
+    for path in [*(out / SHARD_DIR).iterdir(), *(out / DONE_DIR).iterdir()]:
+        if path.name not in names:
+            path.unlink()
+    for image in (out / ARCHIVE_DIR).iterdir():
+        if image.is_dir() and image.name not in keys:
+            shutil.rmtree(image)
+    shutil.rmtree(out / SCRATCH_DIR)
+
+
+def _finish(out: Path, content: dict[str, Any]) -> None:
+    """Report and checksums; corpus.json is written before the report, which reads it, and again with its checksum."""
+    from preprocessing.report import write_report
+
+    for name in (MANIFEST_FILE, f"{ARCHIVE_DIR}/zarr.json"):
+        content["checksums"][name] = file_checksum(out / name)
+    write_corpus_file(out, content)
+    write_report(out)
+    content["checksums"][REPORT_FILE] = file_checksum(out / REPORT_FILE)
+    write_corpus_file(out, content)

@@ -1,0 +1,118 @@
+"""Find the inputs of a raw folder: every file, or DICOM series, that could be a scan."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import xxhash
+
+from mri_fm.volume.dicom import is_dicom, series_tags
+
+TEXT_SUFFIXES = {".csv", ".tsv", ".txt", ".md", ".rst", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".bval", ".bvec"}
+TEXT_NAMES = {"readme", "license", "licence", "changes", "copying", "authors", "dicomdir"}
+HEADERS_OF = {".img": (".hdr",), ".brik": (".head",), ".rec": (".par",)}
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".mnc", ".hdr", ".img", ".par", ".rec", ".head", ".brik", ".nrrd", ".nhdr")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One candidate scan.
+
+    Attributes:
+        source_path: its name in the ledger: posix, relative to the raw folder.
+        files: relative paths; several for a DICOM series.
+        series: whether to read it as DICOM.
+        person: PatientID of a DICOM series, else "".
+    """
+
+    source_path: str
+    files: tuple[str, ...]
+    series: bool = False
+    person: str = ""
+
+
+def list_files(raw: Path) -> dict[str, tuple[int, int]]:
+    """All files below `raw`: relative posix path → (size, mtime in ns), in name order. Links are followed, circles are not."""
+    found = {}
+    for path in _walk(raw, set()):
+        try:
+            state = path.stat()
+            found[path.relative_to(raw).as_posix()] = (state.st_size, state.st_mtime_ns)
+        except OSError:  # a dangling link is an input too, and will be refused
+            found[path.relative_to(raw).as_posix()] = (-1, 0)
+    return dict(sorted(found.items()))
+
+
+def find_inputs(raw: Path, files: dict[str, tuple[int, int]]) -> list[Input]:
+    """Group the files of `list_files` into inputs, ordered by source path."""
+    lower = {path.lower() for path in files}
+    candidates = [path for path in files if not is_text(path) and not is_companion(path, lower)]
+    series, inputs = _group_series(raw, candidates)
+    taken = [PurePosixPath(path).parent for path in (*inputs, *(members[0] for members, _ in series))]
+    found = [Input(path, (path,)) for path in inputs]
+    for members, person in series:
+        folder = PurePosixPath(members[0]).parent
+        alone = len(members) > 1 and taken.count(folder) == 1
+        found.append(Input(str(folder) if alone else members[0], tuple(members), True, person))
+    return sorted(found, key=lambda i: i.source_path)
+
+
+def is_text(path: str) -> bool:
+    """Whether a file is a table, a sidecar or text by its name."""
+    name = PurePosixPath(path)
+    return name.suffix.lower() in TEXT_SUFFIXES or name.stem.lower() in TEXT_NAMES
+
+
+def is_companion(path: str, lower: set[str]) -> bool:
+    """Whether a file holds the voxels of a header that lies beside it (`lower`: all paths in lower case)."""
+    stem, suffix = os.path.splitext(path.lower().removesuffix(".gz"))
+    return any(stem + header in lower or f"{stem}{header}.gz" in lower for header in HEADERS_OF.get(suffix, ()))
+
+
+def fingerprint(item: Input, files: dict[str, tuple[int, int]]) -> str:
+    """A hash of the names, sizes and times of an input's files."""
+    return xxhash.xxh3_64_hexdigest(repr([(path, files[path]) for path in item.files]).encode())
+
+
+def image_stem(path: str) -> str:
+    """A path without its image suffixes: `a/b_T1w.nii.gz` → `a/b_T1w`."""
+    shorter = path[:-3] if path.lower().endswith(".gz") else path
+    return os.path.splitext(shorter)[0]
+
+
+def _walk(folder: Path, above: set[str]) -> Iterator[Path]:
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for entry in os.scandir(folder):
+        if entry.is_dir():
+            yield from _walk(Path(entry.path), above | {real})
+        else:
+            yield Path(entry.path)
+
+
+def _group_series(raw: Path, candidates: list[str]) -> tuple[list[tuple[list[str], str]], list[str]]:
+    """Split candidates into DICOM series (files of one series UID in one folder, and the person) and other files."""
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    people: dict[tuple[str, str], str] = {}
+    others = []
+    for path in candidates:
+        if path.lower().endswith(IMAGE_SUFFIXES) or not _readable_dicom(raw / path):
+            others.append(path)
+            continue
+        tags = series_tags(raw / path)
+        group = (str(PurePosixPath(path).parent), tags.get("SeriesInstanceUID") or path)
+        groups[group].append(path)
+        people.setdefault(group, tags.get("PatientID", ""))
+    return [(sorted(members), people[group]) for group, members in groups.items()], others
+
+
+def _readable_dicom(path: Path) -> bool:
+    try:
+        return is_dicom(path)
+    except OSError:
+        return False

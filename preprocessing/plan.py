@@ -1,0 +1,58 @@
+"""The frozen plan: what becomes of each input, which split each person is in, which shard holds which key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import xxhash
+
+from mri_fm.rng import Stream, generator
+
+
+def split_of(subject: str, *, val_fraction: float, test_fraction: float) -> str:
+    """The split of a person: a hash of the name against fixed thresholds, so that new data moves nobody."""
+    position = xxhash.xxh3_64_intdigest(subject.encode()) / 2.0**64
+    if position < val_fraction:
+        return "val"
+    return "test" if position >= 1.0 - test_fraction else "train"
+
+
+def keep_first(hashes: dict[str, str], built: Iterable[str]) -> dict[str, str]:
+    """Choose which of several equal volumes stays.
+
+    Args:
+        hashes: source path → content hash.
+        built: source paths that an earlier build accepted; they win.
+
+    Returns:
+        content hash → the source path that stays.
+    """
+    earlier = set(built)
+    kept: dict[str, str] = {}
+    for path in sorted(hashes, key=lambda p: (p not in earlier, p)):
+        kept.setdefault(hashes[path], path)
+    return kept
+
+
+def plan_shards(sizes: dict[str, int], shard_bytes: int, stream_position: int) -> list[list[str]]:
+    """Shuffle keys and cut them into shards.
+
+    Args:
+        sizes: payload bytes of each key.
+        shard_bytes: a shard is closed before it would exceed this (one sample may, alone).
+        stream_position: which shuffle, one per split.
+
+    Returns:
+        The keys of each shard in the order of writing; it depends on the set of keys, not on the order of `sizes`.
+    """
+    keys = sorted(sizes)
+    order = generator(0, Stream.SHUFFLE, stream_position).permutation(len(keys))
+    shards: list[list[str]] = []
+    filled = shard_bytes
+    for key in (keys[i] for i in order):
+        if filled + sizes[key] > shard_bytes or not shards:
+            shards.append([])
+            filled = 0
+        shards[-1].append(key)
+        filled += sizes[key]
+    return shards

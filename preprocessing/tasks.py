@@ -1,0 +1,174 @@
+"""The two passes over the data, as functions of plain values that a Dask worker can run anywhere the folders are mounted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from mri_fm.data.schema import ARCHIVE_DIR, SHARD_DIR
+from mri_fm.errors import UserError
+from mri_fm.volume.canonical import Canonical, Crop, canonicalise, crop
+from mri_fm.volume.read import read_series, read_volume, refuse_failures
+from mri_fm.volume.refusal import Refusal
+from preprocessing.archive import write_image
+from preprocessing.discover import Input
+from preprocessing.files import file_checksum, tree_checksum, write_text
+from preprocessing.shards import Sample, write_shard
+
+SCRATCH_DIR = "private/scratch"
+DONE_DIR = "private/done"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What pass 1 found out about an input: a refusal's code and reason, or the hash and the size of its payload."""
+
+    source_path: str
+    fingerprint: str
+    code: str = ""
+    reason: str = ""
+    content_hash: str = ""
+    payload_bytes: int = 0
+    info: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One volume of a shard: where it comes from, what it must hash to, what its `.json` says besides geometry."""
+
+    item: Input
+    key: str
+    content_hash: str
+    contrast: str
+    dataset: str
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard to be written: `name` without suffix, and its members in order."""
+
+    raw: str
+    out: str
+    name: str
+    members: tuple[Member, ...]
+    max_spacing: float
+    spec_hash: str
+
+    def identity(self) -> str:
+        """A hash over all that decides the shard's bytes."""
+        parts = [self.name, self.spec_hash, [(m.item.source_path, m.content_hash, m.contrast, m.dataset) for m in self.members]]
+        return xxhash.xxh3_128_hexdigest(json.dumps(parts).encode())
+
+
+def load(raw: Path, item: Input, max_spacing: float) -> tuple[Canonical, Crop, dict[str, str]]:
+    """Read an input into its canonical form and its crop; also what a DICOM header says of the contrast.
+
+    Raises:
+        Refusal: whatever is wrong with it.
+    """
+    with refuse_failures():
+        files = [raw / file for file in item.files]
+        volume = read_series(files) if item.series else read_volume(files[0])
+        canonical = canonicalise(volume, max_spacing=max_spacing)
+        return canonical, crop(canonical), volume.info
+
+
+def examine(raw: str, item: Input, fingerprint: str, max_spacing: float) -> Decision:
+    """Pass 1: decide on one input. Never raises for what the input holds."""
+    try:
+        canonical, cropped, info = load(Path(raw), item, max_spacing)
+    except Refusal as refusal:
+        return Decision(item.source_path, fingerprint, refusal.code, refusal.reason)
+    return Decision(
+        item.source_path,
+        fingerprint,
+        content_hash=canonical.content_hash(),
+        payload_bytes=cropped.voxels.nbytes,
+        info=info,
+    )
+
+
+def write_task(task: ShardTask) -> dict[str, Any]:
+    """Pass 2: write one shard and the images of its volumes, unless that was done before.
+
+    Returns:
+        {"identity", "rows": manifest facts by key, "checksums": by path relative to the corpus}.
+
+    Raises:
+        UserError: an input is no longer what pass 1 saw.
+    """
+    out = Path(task.out)
+    done = out / DONE_DIR / f"{task.name}.json"
+    earlier = _earlier_record(done, task, out)
+    if earlier is not None:
+        return earlier
+    rows: dict[str, dict[str, Any]] = {}
+    tar = out / SHARD_DIR / f"{task.name}.tar"
+    payloads = write_shard(tar, _samples(task, rows))
+    for payload in payloads:
+        rows[payload.key] |= {"shard": tar.name, **{k: v for k, v in asdict(payload).items() if k != "key"}}
+    record = {"identity": task.identity(), "rows": rows, "checksums": _checksums(out, tar, list(rows))}
+    write_text(done, json.dumps(record), mode=0o600)
+    return record
+
+
+def _earlier_record(done: Path, task: ShardTask, out: Path) -> dict[str, Any] | None:
+    if not done.is_file():
+        return None
+    record = json.loads(done.read_text())
+    complete = record["identity"] == task.identity() and all((out / path).exists() for path in record["checksums"])
+    return record if complete else None
+
+
+def _samples(task: ShardTask, rows: dict[str, dict[str, Any]]) -> Iterator[Sample]:
+    """Read the members one after the other, write each one's image, note its manifest facts, and hand out its sample."""
+    for member in task.members:
+        canonical, cropped = _reload(task, member)
+        out = Path(task.out)
+        write_image(out / ARCHIVE_DIR / member.key, out / SCRATCH_DIR / member.key, canonical)
+        rows[member.key] = _facts(canonical, cropped)
+        info = {
+            "spacing": list(canonical.spacing),
+            "affine": cropped.affine.tolist(),
+            "scale": canonical.scale,
+            "offset": canonical.offset,
+            "contrast": member.contrast,
+            "dataset": member.dataset,
+        }
+        yield Sample(member.key, cropped.voxels, info)
+
+
+def _reload(task: ShardTask, member: Member) -> tuple[Canonical, Crop]:
+    try:
+        canonical, cropped, _ = load(Path(task.raw), member.item, task.max_spacing)
+        same = canonical.content_hash() == member.content_hash
+    except Refusal:
+        same = False
+    if not same:
+        raise UserError(f"{Path(task.raw, member.item.source_path)} changed while the corpus was built: start the build again")
+    return canonical, cropped
+
+
+def _facts(canonical: Canonical, cropped: Crop) -> dict[str, Any]:
+    return {
+        "shape": list(cropped.voxels.shape),
+        "spacing": list(canonical.spacing),
+        "orientation": canonical.orientation,
+        "dtype": canonical.dtype,
+        "p01": cropped.p01,
+        "p99": cropped.p99,
+        "crop_p01": cropped.crop_p01,
+        "crop_p99": cropped.crop_p99,
+        "foreground_fraction": cropped.foreground_fraction,
+    }
+
+
+def _checksums(out: Path, tar: Path, keys: list[str]) -> dict[str, str]:
+    files = [tar, tar.with_suffix(".idx")]
+    checksums = {f.relative_to(out).as_posix(): file_checksum(f) for f in files}
+    return checksums | {f"{ARCHIVE_DIR}/{key}": tree_checksum(out / ARCHIVE_DIR / key) for key in keys}
