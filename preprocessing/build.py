@@ -8,7 +8,7 @@ import json
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -72,7 +72,13 @@ class Spec:
 
 
 def build(
-    raw: Path, out: Path, spec: Spec | None = None, *, workers: int = 1, scheduler: str | None = None
+    raw: Path,
+    out: Path,
+    spec: Spec | None = None,
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
+    report: Callable[[Path], None] | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """Build or complete a corpus.
 
@@ -82,6 +88,7 @@ def build(
         spec: the options; the defaults if None.
         workers: processes on this machine; 1 runs in this process.
         scheduler: address of a running Dask scheduler, whose workers see `raw` and `out` under the same paths.
+        report: writes report.html into the corpus folder; None for a corpus without one.
 
     Returns:
         The content of corpus.json, and whether anything had to be done.
@@ -95,7 +102,7 @@ def build(
         (out / folder).mkdir(parents=True, exist_ok=True)
     (out / "private").chmod(0o700)
     with _locked(out):
-        state = json.dumps({"spec": spec.hash(), "files": files})
+        state = json.dumps({"spec": spec.hash(), "report": report is not None, "files": files})
         current = _up_to_date(out, state)
         if current is not None:
             return current, False
@@ -107,7 +114,7 @@ def build(
         with task_runner(workers, scheduler) as run:
             decisions = _decide(run, raw, out, inputs, files, spec)
             content = _write(run, raw, out, spec, inputs, knowledge, decisions)
-        _finish(out, content)
+        _finish(out, content, report)
         write_text(out / STATE_FILE, state, mode=0o600)
         return content, True
 
@@ -290,13 +297,12 @@ def _remove_stale(out: Path, tasks: Sequence[ShardTask], keys: set[str]) -> None
     shutil.rmtree(out / SCRATCH_DIR)
 
 
-def _finish(out: Path, content: dict[str, Any]) -> None:
+def _finish(out: Path, content: dict[str, Any], report: Callable[[Path], None] | None) -> None:
     """Report and checksums; corpus.json is written before the report, which reads it, and again with its checksum."""
-    from preprocessing.report import write_report
-
     for name in (MANIFEST_FILE, f"{ARCHIVE_DIR}/zarr.json"):
         content["checksums"][name] = file_checksum(out / name)
     write_corpus_file(out, content)
-    write_report(out)
-    content["checksums"][REPORT_FILE] = file_checksum(out / REPORT_FILE)
-    write_corpus_file(out, content)
+    if report is not None:
+        report(out)
+        content["checksums"][REPORT_FILE] = file_checksum(out / REPORT_FILE)
+        write_corpus_file(out, content)

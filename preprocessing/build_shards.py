@@ -19,9 +19,12 @@ def main() -> None:
     if arguments.workers < 1:
         raise UserError(f"--workers {arguments.workers} must be at least 1")
     from preprocessing.build import Spec, build, summary  # after parsing: this import takes seconds, in every worker too
+    from preprocessing.report import write_report
 
     spec = Spec(arguments.max_spacing, arguments.val_fraction, arguments.test_fraction, int(arguments.shard_bytes))
-    content, changed = build(arguments.raw, arguments.out, spec, workers=arguments.workers, scheduler=arguments.scheduler)
+    content, changed = build(
+        arguments.raw, arguments.out, spec, workers=arguments.workers, scheduler=arguments.scheduler, report=write_report
+    )
     print(f"{arguments.out}: {'built' if changed else 'up to date, nothing to do'}")
     print(summary(content))
 
