@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,8 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def full_precision(device: torch.device) -> torch.autocast:
-    """A context in which autocast does not lower any operation on `device`."""
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which autocast, where `device` has it, lowers no operation."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
     return torch.autocast(device_type=device.type, enabled=False)
