@@ -104,7 +104,7 @@ class TrainLoader:
         sampler = Sampler(len(samples), seed)
         self._plan = TrainPlan(sampler, config.size, config.augment, seed, global_batch, accumulation, rank, world, start_step)
         self._batches = _PipelineBatches(
-            samples, self._plan, config, batch_size=self._plan.batch_size, augment=True, device=device, prefetch=prefetch
+            samples, self._plan, config, batch_size=self._plan.batch_size, device=device, prefetch=prefetch
         )
         self._budget, self._root = config.skip_budget, corpus.root
         self._micro_batch = global_batch // accumulation
@@ -149,7 +149,7 @@ def evaluation_batches(
         UserError: a sample cannot be read (an evaluation replaces nothing), or a GPU is asked for where there is none.
     """
     plan = EvaluationPlan(len(samples), config.size)
-    batches = _PipelineBatches(samples, plan, config, batch_size=batch_size, augment=False, device=device, prefetch=1)
+    batches = _PipelineBatches(samples, plan, config, batch_size=batch_size, device=device, prefetch=1)
     try:
         for first in range(0, len(samples), batch_size):
             yield batches.next(group_position=first, count=min(batch_size, len(samples) - first))
@@ -167,7 +167,6 @@ class _PipelineBatches:
         config: DataConfig,
         *,
         batch_size: int,
-        augment: bool,
         device: torch.device,
         prefetch: int,
     ) -> None:
@@ -180,7 +179,6 @@ class _PipelineBatches:
             statistics=config.statistics,
             batch_size=batch_size,
             threads=config.threads,
-            augment=augment,
             device_id=device.index or 0,
             prefetch=prefetch,
         )

@@ -95,6 +95,12 @@ def centre_params(sample_shape: Sequence[int], size: Sequence[int]) -> SamplePar
     return SampleParams(depth_axis, start, extent, output, flip_x=False, gamma=1.0, bias=flat, noise=0.0)
 
 
+def intensity_gain(window: tuple[float, float]) -> float:
+    """What maps the window to [0, 1]; 0 if it is under one stored unit wide, so that a constant volume stays constant."""
+    width = window[1] - window[0]
+    return 1.0 / width if width >= 1.0 else 0.0
+
+
 def _nearly_isotropic(shape: Sequence[int]) -> bool:
     return max(shape) / min(shape) < NEARLY_ISOTROPIC
 

@@ -13,7 +13,8 @@ import nvidia.dali.math as dmath
 from nvidia.dali import fn, pipeline_def
 from nvidia.dali import types as dali
 
-TINY = 1e-6
+LEAST_DEVIATION = 1e-6
+FOREGROUND = 0.5  # stored units: foreground is 1 or more, and rounding leaves traces above 0 beside it
 
 INPUTS: tuple[tuple[str, Any, int, str], ...] = (
     ("voxels", dali.INT16, 4, "DHWC"),
@@ -38,7 +39,6 @@ def build_pipeline(
     statistics: str,
     batch_size: int,
     threads: int = 1,
-    augment: bool = True,
     device_id: int | None = None,
     prefetch: int = 1,
 ) -> Any:
@@ -48,10 +48,9 @@ def build_pipeline(
         source: called with a SampleInfo; returns `INPUTS` and never raises.
         device: "cpu" or "gpu": where everything after the read happens.
         size: voxels of the output along depth, height, width.
-        statistics: z-score over the "foreground" (voxels above 0 after the resize) or the whole "volume".
+        statistics: z-score over the "foreground" (voxels above half a stored unit after the resize) or the whole "volume".
         batch_size: samples of one run.
         threads: CPU threads of DALI.
-        augment: False leaves gamma and the bias field out.
         device_id: the GPU, if device is "gpu".
         prefetch: batches that are worked on ahead.
 
@@ -64,7 +63,6 @@ def build_pipeline(
         device,
         size,
         statistics,
-        augment,
         batch_size=batch_size,
         num_threads=threads,
         device_id=device_id if device == "gpu" else None,
@@ -75,7 +73,7 @@ def build_pipeline(
 
 
 @pipeline_def(enable_conditionals=True)
-def _graph(source: Any, device: str, size: Sequence[int], statistics: str, augment: bool) -> Any:
+def _graph(source: Any, device: str, size: Sequence[int], statistics: str) -> Any:
     inputs = fn.external_source(
         source,
         num_outputs=len(INPUTS),
@@ -97,11 +95,11 @@ def _graph(source: Any, device: str, size: Sequence[int], statistics: str, augme
         dtype=dali.FLOAT,
     )
     volume = _depth_first(resized, depth_axis)
-    scaled = _rescale(volume, window)
-    if augment:
-        field = fn.resize(bias, size=list(size), interp_type=dali.INTERP_LINEAR, antialias=False, dtype=dali.FLOAT)
-        scaled = dmath.pow(scaled, gamma) * dmath.exp(field)
-    return _z_score(scaled, volume, statistics), noise, status
+    field = fn.resize(bias, size=list(size), interp_type=dali.INTERP_LINEAR, antialias=False, dtype=dali.FLOAT)
+    low, gain = window[0], window[1]
+    scaled = dmath.clamp((volume - low) * gain, 0.0, 1.0)  # background is below the window and stays 0
+    shaded = dmath.pow(scaled, gamma) * dmath.exp(field)
+    return _z_score(shaded, volume, statistics), noise, status
 
 
 def _depth_first(volume: Any, depth_axis: Any) -> Any:
@@ -115,20 +113,14 @@ def _depth_first(volume: Any, depth_axis: Any) -> Any:
     return turned
 
 
-def _rescale(volume: Any, window: Any) -> Any:
-    """Clip to the window and map it to [0, 1]; background is below the window and stays 0."""
-    low, high = window[0], window[1]
-    return dmath.clamp((volume - low) / dmath.max(high - low, TINY), 0.0, 1.0)
-
-
-def _z_score(scaled: Any, volume: Any, statistics: str) -> Any:
+def _z_score(shaded: Any, volume: Any, statistics: str) -> Any:
     """Zero mean, unit variance over the foreground or everything; a constant volume becomes 0, not NaN."""
     if statistics == "volume":
-        mean = fn.reductions.mean(scaled)
-        variance = fn.reductions.mean((scaled - mean) * (scaled - mean))
+        mean = fn.reductions.mean(shaded)
+        variance = fn.reductions.mean((shaded - mean) * (shaded - mean))
     else:
-        mask = fn.cast(volume > 0.0, dtype=dali.FLOAT)
+        mask = fn.cast(volume > FOREGROUND, dtype=dali.FLOAT)
         count = dmath.max(fn.reductions.sum(mask), 1.0)
-        mean = fn.reductions.sum(scaled * mask) / count
-        variance = fn.reductions.sum(mask * (scaled - mean) * (scaled - mean)) / count
-    return (scaled - mean) / dmath.max(dmath.sqrt(variance), TINY)
+        mean = fn.reductions.sum(shaded * mask) / count
+        variance = fn.reductions.sum(mask * (shaded - mean) * (shaded - mean)) / count
+    return (shaded - mean) / dmath.max(dmath.sqrt(variance), LEAST_DEVIATION)

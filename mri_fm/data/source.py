@@ -14,7 +14,7 @@ import numpy as np
 
 from mri_fm.config import AugmentConfig
 from mri_fm.data.corpus import Sample
-from mri_fm.data.params import BIAS_POINTS, SampleParams, centre_params, draw_params
+from mri_fm.data.params import BIAS_POINTS, SampleParams, centre_params, draw_params, intensity_gain
 from mri_fm.data.positions import rank_positions
 from mri_fm.data.reader import BadSampleError, Fault, ShardReader
 from mri_fm.data.sampler import Sampler
@@ -145,7 +145,7 @@ class SampleSource:
         voxels_ZYX, status = self._read_or_replace(position)
         sample = self.samples[max(status.served, 0)]
         params = self.plan.params(position, sample)
-        return _graph_inputs(voxels_ZYX, params, intensity_window(sample, self.statistics), status)
+        return graph_inputs(voxels_ZYX, params, intensity_window(sample, self.statistics), status)
 
     def _read_or_replace(self, position: int) -> tuple[np.ndarray, Status]:
         faults: list[Fault] = []
@@ -172,9 +172,10 @@ def _retry(read: Callable[[], np.ndarray]) -> np.ndarray:
     return read()
 
 
-def _graph_inputs(
+def graph_inputs(
     voxels_ZYX: np.ndarray, params: SampleParams, window: tuple[float, float], status: Status
 ) -> tuple[np.ndarray, ...]:
+    """The arrays of `pipeline.INPUTS` for a payload int16 (z, y, x)."""
     begin, end = params.roi()
     return (
         voxels_ZYX[..., None],
@@ -182,7 +183,7 @@ def _graph_inputs(
         end,
         np.array(params.output, dtype=np.float32),
         np.array(params.depth_axis, dtype=np.int32),
-        np.array(window, dtype=np.float32),
+        np.array([window[0], intensity_gain(window)], dtype=np.float32),
         np.array(params.gamma, dtype=np.float32),
         params.bias.reshape(BIAS_POINTS, BIAS_POINTS, BIAS_POINTS, 1),
         np.array(params.noise, dtype=np.float32),

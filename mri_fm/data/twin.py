@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mri_fm.data.params import SampleParams
+from mri_fm.data.params import SampleParams, intensity_gain
 
-_TINY = 1e-6
+_LEAST_DEVIATION = 1e-6
+_FOREGROUND = 0.5
 
 
 def augment_volume(
@@ -38,14 +39,13 @@ def augment_volume(
     """
     resized_ZYX = resample(torch.from_numpy(voxels_ZYX.astype(np.float32)), params)
     volume_DHW = resized_ZYX.movedim(params.depth_axis, 0)
-    low, high = window
-    scaled_DHW = ((volume_DHW - low) / max(high - low, _TINY)).clamp(0.0, 1.0)
-    scaled_DHW = scaled_DHW.pow(params.gamma) * bias_field(params.bias, size)
-    values = scaled_DHW if statistics == "volume" else scaled_DHW[volume_DHW > 0]
+    scaled_DHW = ((volume_DHW - window[0]) * intensity_gain(window)).clamp(0.0, 1.0)
+    shaded_DHW = scaled_DHW.pow(params.gamma) * bias_field(params.bias, size)
+    values = shaded_DHW if statistics == "volume" else shaded_DHW[volume_DHW > _FOREGROUND]
     if values.numel() == 0:
-        return torch.zeros_like(scaled_DHW)
-    deviation = values.std(correction=0).clamp(min=_TINY)
-    return ((scaled_DHW - values.mean()) / deviation).contiguous()
+        return torch.zeros_like(shaded_DHW)
+    deviation = values.std(correction=0).clamp(min=_LEAST_DEVIATION)
+    return ((shaded_DHW - values.mean()) / deviation).contiguous()
 
 
 def resample(volume_ZYX: Tensor, params: SampleParams) -> Tensor:

@@ -1,0 +1,190 @@
+import os
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from mri_fm.config import AugmentConfig, DataConfig
+from mri_fm.data.corpus import Corpus, Sample
+from mri_fm.data.loader import Batch, TrainLoader, evaluation_batches
+from mri_fm.data.params import draw_params
+from mri_fm.data.reader import ShardReader
+from mri_fm.data.source import intensity_window
+from mri_fm.data.twin import augment_volume
+from mri_fm.errors import UserError
+from mri_fm.rng import Stream, normal
+
+SIZE = [8, 16, 16]
+CPU = torch.device("cpu")
+
+
+def config(**changes) -> DataConfig:
+    return DataConfig(corpus="unused", **({"size": SIZE} | changes))
+
+
+def loader(root: Path, data: DataConfig | None = None, **changes) -> TrainLoader:
+    corpus = Corpus.open(root)
+    layout = {"seed": 1, "global_batch": 4, "accumulation": 1, "rank": 0, "world": 1} | changes
+    return TrainLoader(corpus, corpus.select("train"), data or config(), device=CPU, **layout)
+
+
+def by_position(batches: Sequence[Batch]) -> dict[int, tuple[str, bytes]]:
+    return {
+        position: (key, x.numpy().tobytes())
+        for batch in batches
+        for position, key, x in zip(batch.positions_B.tolist(), batch.keys, batch.x_BCZYX, strict=True)
+    }
+
+
+def take(source: TrainLoader, count: int) -> list[Batch]:
+    batches = list(islice(source, count))
+    source.close()
+    return batches
+
+
+def test_a_batch_is_what_its_positions_say(ellipsoids: Path) -> None:
+    samples = {sample.key: sample for sample in Corpus.open(ellipsoids).samples}
+    reader = ShardReader()
+    for step, batch in enumerate(take(loader(ellipsoids), 3)):
+        assert batch.x_BCZYX.shape == (4, 1, *SIZE)
+        assert batch.x_BCZYX.dtype == torch.float32
+        assert batch.positions_B.tolist() == list(range(4 * step, 4 * step + 4))
+        assert batch.group_position == 4 * step
+        for position, key, x in zip(batch.positions_B, batch.keys, batch.x_BCZYX, strict=True):
+            sample = samples[key]
+            params = draw_params(sample.shape, SIZE, AugmentConfig(), seed=1, position=int(position))
+            clean = augment_volume(reader.read(sample), params, intensity_window(sample, "foreground"), SIZE)
+            noise = normal(1, Stream.NOISE, position[None], x.numel()).view(SIZE)
+            assert (x[0] - clean - params.noise * noise).abs().max() < 1e-4
+
+
+def test_the_stream_is_the_same_for_every_world_start_and_accumulation(ellipsoids: Path) -> None:
+    whole = by_position(take(loader(ellipsoids, global_batch=8), 3))
+    assert len(whole) == 24
+    parts = [take(loader(ellipsoids, global_batch=8, accumulation=2, rank=r, world=2), 6) for r in range(2)]
+    assert by_position(parts[0] + parts[1]) == whole
+    assert [batch.group_position for batch in parts[1]] == [0, 4, 8, 12, 16, 20]
+    late = by_position(take(loader(ellipsoids, global_batch=8, start_step=2), 1))
+    assert late == {position: whole[position] for position in range(16, 24)}
+
+
+def test_threads_and_prefetching_do_not_matter(ellipsoids: Path) -> None:
+    assert by_position(take(loader(ellipsoids), 3)) == by_position(take(loader(ellipsoids, config(threads=2), prefetch=1), 3))
+
+
+def test_seeds_differ(ellipsoids: Path) -> None:
+    assert by_position(take(loader(ellipsoids), 1)) != by_position(take(loader(ellipsoids, seed=2), 1))
+
+
+def test_batches_stay_as_they_were_when_more_are_drawn(ellipsoids: Path) -> None:
+    source = loader(ellipsoids)
+    first = next(source)
+    copy = first.x_BCZYX.clone()
+    take(source, 4)
+    assert torch.equal(first.x_BCZYX, copy)
+
+
+def damage_payload(sample: Sample) -> None:
+    """Overwrite in place, so that descriptors which are already open see it."""
+    descriptor = os.open(sample.shard, os.O_WRONLY)
+    os.pwrite(descriptor, b"\xff" * 64, sample.offset + 1000)
+    os.close(descriptor)
+
+
+def test_a_shard_corrupted_under_a_running_loader_is_replaced_the_same_way_everywhere(own_ellipsoids: Path) -> None:
+    sound = by_position(take(loader(own_ellipsoids), 6))
+    data = config(skip_budget=100)
+    sources = [loader(own_ellipsoids, data)] + [loader(own_ellipsoids, data, rank=r, world=2) for r in range(2)]
+    before = [next(source) for source in sources]
+    victim = Corpus.open(own_ellipsoids).samples[3]
+    damage_payload(victim)
+    after = [list(islice(source, 5)) for source in sources]
+    for source in sources:
+        source.close()
+    streams = [by_position([first, *rest]) for first, rest in zip(before, after, strict=True)]
+    prefetched = 4 + 4  # one batch consumed, one already read
+    assert {p: v for p, v in streams[0].items() if p >= prefetched} == {
+        p: v for p, v in (streams[1] | streams[2]).items() if p >= prefetched
+    }
+    hit = [p for p, (key, _) in sound.items() if key == victim.key and p >= prefetched]
+    assert hit
+    for position in range(prefetched, 24):
+        assert (streams[0][position] == sound[position]) == (position not in hit)
+        assert streams[0][position][0] != victim.key
+    skips = [skip for batch in after[0] for skip in batch.skips if skip.position >= prefetched]
+    assert {skip.position for skip in skips} == set(hit)
+    assert {(skip.key, skip.shard) for skip in skips} == {(victim.key, victim.shard.name)}
+    assert "checksum" in skips[0].reason
+    assert len(sources[0].skips) == sum(len(batch.skips) for batch in after[0])
+
+
+def test_over_budget_the_run_stops_and_names_the_sample(own_ellipsoids: Path) -> None:
+    source = loader(own_ellipsoids)
+    damage_payload(Corpus.open(own_ellipsoids).samples[3])
+    with pytest.raises(UserError, match=r"data.skip_budget=0: vol003 in train-000001.tar \(the payload's checksum"):
+        take(source, 10)
+    source.close()
+
+
+def test_a_truncated_shard_is_skipped_with_its_reason(own_ellipsoids: Path) -> None:
+    source = loader(own_ellipsoids, config(skip_budget=50))
+    os.truncate(own_ellipsoids / "shards" / "train-000000.tar", 1000)
+    skips = [skip for batch in take(source, 6) for skip in batch.skips]
+    assert {skip.key for skip in skips} == {"vol000", "vol001", "vol002"}
+    assert {skip.reason for skip in skips} == {"the shard ends before the payload does"}
+
+
+def test_a_corpus_with_nothing_readable_ends_in_an_error(own_ellipsoids: Path) -> None:
+    source = loader(own_ellipsoids, config(skip_budget=1000))
+    for shard in (own_ellipsoids / "shards").glob("*.tar"):
+        os.truncate(shard, 0)
+    with pytest.raises(UserError, match="no readable sample to serve: vol"):
+        next(source)
+    source.close()
+
+
+def test_a_transient_error_does_not_change_the_stream(ellipsoids: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = by_position(take(loader(ellipsoids), 2))
+    pread, calls = os.pread, iter(range(1000))
+
+    def every_other_read_is_short(descriptor: int, size: int, offset: int) -> bytes:
+        return pread(descriptor, size if next(calls) % 2 else size // 2, offset)
+
+    monkeypatch.setattr(os, "pread", every_other_read_is_short)
+    batches = take(loader(ellipsoids), 2)
+    assert by_position(batches) == expected
+    assert not any(batch.skips for batch in batches)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 10])
+def test_evaluation_gives_every_sample_once_in_order(ellipsoids: Path, batch_size: int) -> None:
+    corpus = Corpus.open(ellipsoids)
+    chosen = corpus.samples[::-1]
+    batches = list(evaluation_batches(corpus, chosen, config(), batch_size=batch_size, device=CPU))
+    assert [key for batch in batches for key in batch.keys] == [sample.key for sample in chosen]
+    assert torch.cat([batch.positions_B for batch in batches]).tolist() == list(range(7))
+    alone = list(evaluation_batches(corpus, chosen, config(), batch_size=1, device=CPU))
+    assert torch.equal(torch.cat([b.x_BCZYX for b in batches]), torch.cat([b.x_BCZYX for b in alone]))
+
+
+def test_evaluation_of_nothing_is_empty(ellipsoids: Path) -> None:
+    assert list(evaluation_batches(Corpus.open(ellipsoids), [], config(), batch_size=4, device=CPU)) == []
+
+
+def test_evaluation_replaces_nothing(own_ellipsoids: Path) -> None:
+    corpus = Corpus.open(own_ellipsoids)
+    damage_payload(corpus.samples[5])
+    with pytest.raises(UserError, match=r"no readable sample to serve: vol005 in train-000001.tar"):
+        list(evaluation_batches(corpus, corpus.samples, config(skip_budget=9), batch_size=2, device=CPU))
+
+
+def test_impossible_requests_are_user_errors(ellipsoids: Path) -> None:
+    with pytest.raises(UserError, match="does not divide"):
+        loader(ellipsoids, global_batch=8, world=3)
+    with pytest.raises(UserError, match=r"data\.device=cpu"):
+        loader(ellipsoids, config(device="gpu"))
+    corpus = Corpus.open(ellipsoids)
+    with pytest.raises(UserError, match="no volume to train on"):
+        TrainLoader(corpus, [], config(), seed=0, global_batch=1, accumulation=1, rank=0, world=1, device=CPU)
