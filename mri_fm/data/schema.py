@@ -12,7 +12,8 @@ A shard sample is `{key}.raw` (little-endian int16, axes z,y,x of RAS+, cropped 
 background and only background, foreground is 1…32767), `{key}.shape` (3 × int32) and `{key}.json`.
 
 corpus.json is one object with at least `format_version` (FORMAT_VERSION), `counts`, `spec`, `spec_hash` and `checksums`:
-{posix path relative to the corpus: XXH3-64 of that file, 16 hex digits}, for every file but itself and those under private/.
+{posix path relative to the corpus: XXH3-64, 16 hex digits} of every file but itself and those under private/; a volume of
+the archive is one entry, over its files one after the other.
 """
 
 from __future__ import annotations

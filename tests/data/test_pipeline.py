@@ -26,16 +26,19 @@ def run_dali(
     statistics: str = "foreground",
     window: tuple[float, float] = WINDOW,
     size: tuple[int, int, int] = SIZE,
+    device: str = "cpu",
 ) -> list[np.ndarray]:
     inputs = [graph_inputs(voxels, params, window, Status(i, i, ())) for i, (voxels, params) in enumerate(cases)]
     pipeline = build_pipeline(
         lambda info: inputs[info.idx_in_batch],
-        device="cpu",
+        device=device,
+        device_id=0,
         size=size,
         statistics=statistics,
         batch_size=len(cases),
     )
-    return [np.array(volume)[..., 0] for volume in pipeline.run()[0]]
+    volumes = pipeline.run()[0]
+    return [np.array(volume)[..., 0] for volume in (volumes.as_cpu() if device == "gpu" else volumes)]
 
 
 def random_cases() -> list[Case]:
@@ -56,6 +59,15 @@ def test_dali_equals_the_torch_twin(statistics: str) -> None:
         assert x.shape == SIZE
         twin = augment_volume(voxels, params, WINDOW, SIZE, statistics).numpy()
         assert np.abs(x - twin).max() < 1e-4
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("statistics", ["foreground", "volume"])
+def test_the_gpu_graph_equals_the_cpu_graph(statistics: str) -> None:
+    cases = random_cases()
+    on_cpu, on_gpu = (run_dali(cases, statistics=statistics, device=device) for device in ("cpu", "gpu"))
+    assert max(np.abs(a - b).max() for a, b in zip(on_cpu, on_gpu, strict=True)) < 1e-3
 
 
 def test_evaluation_equals_the_torch_twin() -> None:
