@@ -59,8 +59,12 @@ class Objective(nn.Module):
         """
         super().__init__()
         self.config, self.seed, self.sizes = config, seed, model
-        torch.manual_seed(int(generator(seed, Stream.INIT, 0).integers(2**63)))
-        self.student = VisionTransformer.from_config(model, size)
+        self.student = self.draw_encoder(model, size)
+
+    def draw_encoder(self, model: ModelConfig, size: tuple[int, int, int]) -> VisionTransformer:
+        """The encoder with the initial weights of `seed`, the same at each call; restarts torch's global generator."""
+        torch.manual_seed(int(generator(self.seed, Stream.INIT, 0).integers(2**63)))
+        return VisionTransformer.from_config(model, size)
 
     @abstractmethod
     def forward(

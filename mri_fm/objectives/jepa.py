@@ -21,7 +21,6 @@ Axes: B batch, N tokens, V visible tokens, M hidden tokens, D width, C channels,
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -79,7 +78,8 @@ class JEPA(Objective):
     def __init__(self, config: JEPAConfig, model: ModelConfig, size: tuple[int, int, int], seed: int) -> None:
         super().__init__(config, model, size, seed)
         self.predictor = predictor(model, self.student)
-        self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
+        # Drawn again instead of copied: a deep copy has no weights under deepspeed.zero.Init.
+        self.teacher = self.draw_encoder(model, size).requires_grad_(False).eval()
 
     def forward(
         self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int, schedule: Mapping[str, float]
