@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from omegaconf import OmegaConf
 
@@ -25,7 +23,7 @@ class Recorder:
 
     def __init__(self, config: Config, run_dir: Path) -> None:
         """Open `run_dir`/metrics.jsonl for appending and start or continue the run's W&B run."""
-        self._file = (run_dir / METRICS_FILE).open("a", encoding="utf-8")
+        self._file = _open_to_append(run_dir / METRICS_FILE)
         self._wandb = None if config.wandb.mode == "disabled" else _start_wandb(config, run_dir)
 
     def write(self, record: Mapping[str, float | int | None]) -> None:
@@ -41,14 +39,22 @@ class Recorder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._file.close()
         if self._wandb is not None:
-            self._wandb.finish(exit_code=0 if kind is None else 1, quiet=True)
+            self._wandb.finish(exit_code=0 if kind is None else 1)
+
+
+def _open_to_append(path: Path) -> TextIO:
+    """Open for appending; a last line that a crash has cut is ended first, so that the next one stands alone."""
+    cut = path.is_file() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+    file = path.open("a", encoding="utf-8")
+    if cut:
+        file.write("\n")
+    return file
 
 
 def _start_wandb(config: Config, run_dir: Path) -> Any:
     """The W&B run of this run folder; its id is the folder's, so a resume continues the same run."""
     import wandb
 
-    os.environ.setdefault("WANDB_SILENT", "true")
     try:
         return wandb.init(
             mode=config.wandb.mode,  # type: ignore[arg-type]
@@ -58,6 +64,7 @@ def _start_wandb(config: Config, run_dir: Path) -> Any:
             id=_run_id(run_dir),
             resume="allow",
             dir=run_dir,
+            settings=wandb.Settings(quiet=True, silent=True),
             config=OmegaConf.to_container(OmegaConf.structured(config)),  # type: ignore[arg-type]
         )
     except wandb.errors.Error as error:
@@ -75,7 +82,7 @@ def _run_id(run_dir: Path) -> str:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl by step; where a step stands twice the last line counts.
+    """The lines of metrics.jsonl by step; where a step stands twice the last line counts, a line cut by a crash does not.
 
     Raises:
         UserError: no such file.
@@ -85,11 +92,7 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
         raise UserError(f"no {file}: the run has not logged anything yet")
     by_step = {}
     for line in file.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        by_step[record["step"]] = record
+        if line.endswith("}"):
+            record = json.loads(line)
+            by_step[record["step"]] = record
     return [by_step[step] for step in sorted(by_step)]
-
-
-def is_finite(value: float | int | None) -> bool:
-    """Whether a logged value is a usable number."""
-    return value is not None and math.isfinite(value)

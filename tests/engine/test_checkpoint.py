@@ -1,0 +1,88 @@
+import json
+
+import pytest
+
+from mri_fm.config import load_config
+from mri_fm.engine import checkpoint as module
+from mri_fm.engine.checkpoint import Checkpointer, identity, latest_checkpoint, step_name, verify_checkpoint
+from mri_fm.engine.environment import Environment
+from mri_fm.errors import UserError
+
+MAIN = Environment(rank=0, world=1, local_rank=0, local_world=1)
+
+
+def write_checkpoint(checkpointer: Checkpointer, step: int) -> None:
+    """What `save` leaves, without an engine: some files, published the same way."""
+    partial = checkpointer.folder / f"{step_name(step)}.partial"
+    partial.mkdir(parents=True)
+    (partial / "weights.pt").write_bytes(bytes(range(256)) * step)
+    (partial / module.META_FILE).write_text(json.dumps({"step": step, "world": 1, "identity": checkpointer.identity}))
+    checkpointer._publish(partial, step)
+
+
+@pytest.fixture
+def checkpointer(tmp_path):
+    return Checkpointer(tmp_path, keep_last=2, environment=MAIN, identity={"model": "m", "data.corpus": "c"})
+
+
+def test_the_newest_are_kept_and_latest_names_the_newest(checkpointer, tmp_path):
+    for step in (1, 2, 3):
+        write_checkpoint(checkpointer, step)
+    assert sorted(p.name for p in checkpointer.folder.glob("step-*")) == [step_name(2), step_name(3)]
+    assert latest_checkpoint(tmp_path).name == step_name(3)
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered", "removed", "unlisted"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(checkpointer, tmp_path, damage, capsys):
+    for step in (1, 2):
+        write_checkpoint(checkpointer, step)
+    file = checkpointer.folder / step_name(2) / "weights.pt"
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-1])
+    elif damage == "altered":
+        file.write_bytes(file.read_bytes()[:-1] + b"x")
+    elif damage == "removed":
+        file.unlink()
+    else:
+        (file.parent / module.CHECKSUM_FILE).unlink()
+    assert checkpointer._find_first_whole() == step_name(1)
+    assert step_name(2) in capsys.readouterr().out
+    with pytest.raises(UserError, match=step_name(2)):
+        latest_checkpoint(tmp_path)
+
+
+def test_a_partial_checkpoint_is_never_taken(checkpointer):
+    (checkpointer.folder / f"{step_name(5)}.partial").mkdir(parents=True)
+    assert checkpointer._find_first_whole() is None
+
+
+def test_only_damaged_checkpoints_stop_the_run(checkpointer):
+    write_checkpoint(checkpointer, 1)
+    (checkpointer.folder / step_name(1) / "weights.pt").write_bytes(b"")
+    with pytest.raises(UserError, match="is whole"):
+        checkpointer._find_first_whole()
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_key(checkpointer, tmp_path):
+    write_checkpoint(checkpointer, 1)
+    other = Checkpointer(tmp_path, keep_last=2, environment=MAIN, identity={"model": "other", "data.corpus": "c"})
+    with pytest.raises(UserError, match=r"model differ"):
+        other._find_first_whole()
+
+
+def test_verify_accepts_what_publish_wrote(checkpointer):
+    write_checkpoint(checkpointer, 1)
+    assert verify_checkpoint(checkpointer.folder / step_name(1)) is None
+
+
+def test_no_checkpoint_says_how_one_comes_about(tmp_path):
+    with pytest.raises(UserError, match=r"checkpoint\.every"):
+        latest_checkpoint(tmp_path)
+
+
+def test_identity_sees_the_model_and_not_the_length_of_the_run():
+    def of(*words: str) -> dict[str, str]:
+        return identity(load_config("mae", ["data.corpus=C", "run.dir=R", *words]), "hash")
+
+    assert of("train.steps=5") == of("train.steps=6")
+    assert {key for key in of() if of()[key] != of("model.depth=3", "seed=9")[key]} == {"model", "seed"}

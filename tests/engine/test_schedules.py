@@ -1,0 +1,29 @@
+import numpy as np
+import pytest
+
+from mri_fm.config import OptimConfig
+from mri_fm.engine.schedules import optimizer_schedules, warmup_cosine
+
+
+def test_warmup_is_linear_and_the_cosine_ends_at_the_end():
+    values = warmup_cosine(110, start=1.0, peak=3.0, end=0.5, warmup=10)
+    np.testing.assert_allclose(values[:10], np.linspace(1.0, 3.0, 11)[:10])
+    assert values[10] == 3.0
+    assert values[-1] == pytest.approx(0.5)
+    middle = 10 + 99 / 2  # half a cosine is half-way between its ends in the middle
+    assert (values[int(middle)] + values[int(middle) + 1]) / 2 == pytest.approx((3.0 + 0.5) / 2)
+    assert np.all(np.diff(values[10:]) < 0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_short_runs_have_finite_values(steps):
+    schedules = optimizer_schedules(OptimConfig(warmup=0.5), steps)
+    assert {name: values.shape for name, values in schedules.items()} == {"lr": (steps,), "weight_decay": (steps,)}
+    assert all(np.isfinite(values).all() for values in schedules.values())
+
+
+def test_weight_decay_falls_from_the_first_step():
+    decay = optimizer_schedules(OptimConfig(), 100)["weight_decay"]
+    assert decay[0] == pytest.approx(0.005)
+    assert decay[-1] == pytest.approx(0.0005)
+    assert np.all(np.diff(decay) < 0)
