@@ -11,6 +11,7 @@ from mri_fm.data.schema import FOREGROUND_MAX
 from mri_fm.volume.refusal import Refusal
 
 LABEL_VALUES = 32  # integer volumes with no more distinct values than this are segmentations
+SMALLEST_RANGE = 1e-300  # below it the step between two levels is not a normal number
 SAMPLE_STRIDE = 7  # odd, so that a regular pattern of slices is not missed
 
 
@@ -29,14 +30,14 @@ def quantise(array: NDArray[Any]) -> tuple[NDArray[np.int16], float, float]:
     low, high = float(array.min()), float(array.max())
     if not np.isfinite([low, high]).all() or not np.isfinite(high - low):
         raise Refusal("non_finite", "NaN or infinite voxels")
-    if low == high:
+    if high - low < SMALLEST_RANGE:
         raise Refusal("constant", f"every voxel is {low:g}")
     if high - low < FOREGROUND_MAX and is_integral(array):
         return (array - (low - 1)).astype(np.int16), 1.0, low - 1
     scale = (high - low) / (FOREGROUND_MAX - 1)
     stretched = array.astype(np.float64)
     stretched -= low
-    stretched *= 1 / scale if scale > 1e-300 else 0.0
+    stretched *= 1 / scale
     quantised = np.rint(stretched, out=stretched).astype(np.int16)
     quantised += 1
     return np.minimum(quantised, FOREGROUND_MAX, out=quantised), scale, low - scale

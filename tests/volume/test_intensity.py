@@ -12,7 +12,7 @@ from mri_fm.volume.refusal import Refusal
 
 @given(arrays(np.float64, (3, 4, 5), elements=st.floats(-1e12, 1e12)))
 def test_within_half_a_step_and_never_zero(array: np.ndarray) -> None:
-    if array.min() == array.max():
+    if array.max() - array.min() < 1e-300:
         return
     quantised, scale, offset = quantise(array)
     assert quantised.dtype == np.int16
