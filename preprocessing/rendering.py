@@ -1,12 +1,14 @@
 """Variants of real brains: a deformed anatomy, imaged with another contrast, slice thickness, bias field and noise.
 
 A rendering is a function of (seed, number, base anatomies). It carries one label that is not visible in how it was
-imaged: a local atrophy, the enlargement of both lateral ventricles at the cost of the tissue around them.
-Axis suffixes: C channel, X Y Z voxel axes of the output, I J K spline control points, S atrophy site, 3 coordinates x, y, z.
+imaged: a local atrophy, the enlargement of the lateral ventricles at the cost of the tissue around them.
+Axis suffixes: C channel, X Y Z voxel axes of the output, I J K spline control points, 3 coordinates x, y, z.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,19 +31,20 @@ WEIGHTS = {"T2": (1.0, 0.56, 0.40, -0.35, 0.45), "FLAIR": (0.14, 0.70, 0.54, -0.
 WEIGHT_JITTER = 0.06
 
 IN_PLANE_MM = (1.8, 2.2)
-THICKNESS_MM = (1, 5)
+THICKNESS_MM = (1.0, 2.0, 3.0, 4.0, 5.0)
+LABEL_BLOCK = 16
 SUB_SLICE_MM = 1.5  # a thick slice is the mean of sub-slices no thicker than this
 
 CONTROL_POINTS = 6
-DISPLACEMENT_MM = 5.0  # standard deviation of the control points
-ROTATION_DEG, SHIFT_MM, LOG_SCALE = 6.0, 4.0, 0.05  # each uniform in ± this
+DISPLACEMENT_MM = 3.5  # standard deviation of the control points
+ROTATION_DEG, SHIFT_MM, LOG_SCALE = 4.0, 3.0, 0.04  # each uniform in ± this
 BIAS_POINTS, BIAS_STD = 4, 0.18
 NOISE = (0.01, 0.04)  # standard deviation in each of the two Rician channels, relative to white matter
 AIR = 0.04  # a stripped brain keeps exact zeros where its clean signal is below this
 WHITE_MATTER_UNITS = (200.0, 1200.0)  # scanners have no absolute unit
 
-ATROPHY_RADIUS_MM = 36.0
-ATROPHY_STRENGTH = 0.35
+ATROPHY_RADIUS_MM = 45.0
+ATROPHY_STRENGTH = 0.65
 
 
 @dataclass(frozen=True)
@@ -68,21 +71,27 @@ class Rendering:
 def plan_renderings(seed: int, count: int, bases: Mapping[str, Sequence[str]]) -> list[Rendering]:
     """Renderings 0 … count−1 from `bases` (name → contrasts), balanced by design.
 
-    Numbers 2k and 2k+1 share base and contrast, and one of them, by a fair coin, has the atrophy: the label is exactly
-    balanced within every (base, contrast). Pairs run through all (base, contrast) in random order, block after block.
-    Everything else about a rendering is drawn from its own number, so pairs share nothing more.
+    Numbers run through all (base, contrast) in random order, block after block. The label has blocks of its own, half of
+    each with atrophy, drawn without a look at base, contrast or thickness. (Were it balanced within each of them, the other
+    volumes that look alike would give away the label of one that is held out.)
     """
     cells = [(base, contrast) for base, contrasts in bases.items() for contrast in contrasts]
-    plan: list[Rendering] = []
-    while len(plan) < count:
-        block = len(plan) // (2 * len(cells))
-        rng = generator(seed, Stream.RENDER, -1 - block)
-        for cell in rng.permutation(len(cells)):
-            first = int(rng.integers(2))
-            thickness = rng.integers(*THICKNESS_MM, size=2, endpoint=True)
-            base, contrast = cells[cell]
-            plan += [Rendering(len(plan) + i, base, contrast, first ^ i, float(thickness[i])) for i in (0, 1)]
-    return plan[:count]
+    order = _blocks(seed, 0, len(cells), count)
+    labels = _blocks(seed, 1, LABEL_BLOCK, count)
+    thickness = _blocks(seed, 2, len(THICKNESS_MM), count)
+    drawn = zip(order, labels, thickness, strict=True)
+    return [
+        Rendering(number, base=cells[cell][0], contrast=cells[cell][1], atrophy=label % 2, thickness_mm=THICKNESS_MM[slab])
+        for number, (cell, label, slab) in enumerate(drawn)
+    ]
+
+
+def _blocks(seed: int, sequence: int, size: int, count: int) -> list[int]:
+    """Random permutations of range(size), one after another, cut to `count`; sequences are independent of each other."""
+    draws = [
+        generator(seed, Stream.RENDER, -1 - 3 * block - sequence).permutation(size) for block in range(math.ceil(count / size))
+    ]
+    return [int(value) for value in itertools.chain(*draws)][:count]
 
 
 def render(anatomy: Anatomy, rendering: Rendering, seed: int) -> nib.Nifti1Image:
@@ -102,7 +111,7 @@ def render(anatomy: Anatomy, rendering: Rendering, seed: int) -> nib.Nifti1Image
     shape = np.floor(extent / spacing).astype(int)
     points_XYZ3 = _deform(_grid(shape, spacing, parts), extent, rng)
     if rendering.atrophy:
-        points_XYZ3 = _shrink(points_XYZ3, anatomy.sites_S3 * anatomy.spacing)
+        points_XYZ3 = _enlarge_ventricles(points_XYZ3, anatomy.site_3 * anatomy.spacing)
     contrast_XYZ = np.tensordot(weights_C, anatomy.channels_CXYZ, 1).astype(np.float32)
     signal_XYZ = _sample(contrast_XYZ, points_XYZ3, extent)
     signal_XYZ = signal_XYZ.reshape(*shape, parts).mean(-1)
@@ -155,17 +164,14 @@ def _basis(n: int, points: int) -> Array:
     return BSpline.design_matrix(steps, knots, 3).toarray().astype(np.float32)
 
 
-def _shrink(points_XYZ3: Array, sites_S3: NDArray[np.float64]) -> Array:
-    """Enlarge what lies at the sites, and press together what lies around them; nothing moves beyond the radius.
+def _enlarge_ventricles(points_XYZ3: Array, site_3: NDArray[np.float64]) -> Array:
+    """Magnify what lies at the site and press together what lies around it; nothing moves beyond the radius.
 
     The pull-back r → r (1 − a (1 − s)³), s = r²/R², has the radial derivative 1 − a (1 − s)² (1 − 7s) ≥ 1 − a > 0: no folds.
     """
-    moved_XYZ3 = points_XYZ3.copy()
-    for site_3 in sites_S3.astype(np.float32):
-        away_XYZ3 = points_XYZ3 - site_3
-        bump_XYZ = np.clip(1 - (away_XYZ3**2).sum(-1) / ATROPHY_RADIUS_MM**2, 0, None) ** 3
-        moved_XYZ3 -= ATROPHY_STRENGTH * bump_XYZ[..., None] * away_XYZ3
-    return moved_XYZ3
+    away_XYZ3 = points_XYZ3 - site_3.astype(np.float32)
+    bump_XYZ = np.clip(1 - (away_XYZ3**2).sum(-1) / ATROPHY_RADIUS_MM**2, 0, None) ** 3
+    return points_XYZ3 - ATROPHY_STRENGTH * bump_XYZ[..., None] * away_XYZ3
 
 
 def _sample(image_XYZ: Array, points_XYZ3: Array, extent: NDArray[np.float64]) -> Array:

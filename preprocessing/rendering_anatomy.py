@@ -1,7 +1,7 @@
 """Real brains as tissue channels, the anatomy that `preprocessing.rendering` deforms and re-images.
 
 A channel volume is linear in the signal: every contrast is one weighted sum of the same five channels.
-Axis suffixes: C channel, X Y Z voxel axes of the file (NIfTI order), S atrophy site, 3 the voxel coordinates x, y, z.
+Axis suffixes: C channel, X Y Z voxel axes of the file (NIfTI order), 3 the voxel coordinates x, y, z.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ CHANNELS = ("csf", "gm", "wm", "texture", "outside")
 CONTRASTS = ("T1", "T2", "FLAIR")
 MARGIN_MM = 8.0
 BRIGHT_PERCENTILE = 95
-SITE_HALF_DISTANCE = 13  # voxels from the mid-sagittal plane to the body of a lateral ventricle
 EDGE_VOXELS = 1.5  # standard deviation of the brain's soft edge
 
 
@@ -38,7 +37,7 @@ class Anatomy:
     channels_CXYZ: Array
     tissue_t1: tuple[float, float, float]  # mean T1 signal of CSF, grey and white matter
     affine: NDArray[np.float64]  # voxel → RAS mm
-    sites_S3: NDArray[np.float64]  # centres of the atrophy, in voxels from the corner of the first one
+    site_3: NDArray[np.float64]  # centre of the atrophy, in voxels from the corner of the first one
     stripped: bool  # the file holds the brain alone, on exact zeros
 
     @property
@@ -80,7 +79,7 @@ def load_anatomy(files: AnatomyFiles) -> Anatomy:
         channels_CXYZ=np.ascontiguousarray(channels_CXYZ[:, *box]),
         tissue_t1=tissue_t1,
         affine=np.asarray(image.slicer[box].affine),
-        sites_S3=_sites(files.name) - [side.start for side in box],
+        site_3=np.array(VENTRICLES[files.name]) + 0.5 - [side.start for side in box],
         stripped=not channels_CXYZ[-1].any(),
     )
 
@@ -111,13 +110,6 @@ def _whole(t1_XYZ: Array) -> tuple[Array, tuple[float, float, float]]:
 
 def _read(path: Path) -> Array:
     return np.asarray(nib.load(path).dataobj, dtype=np.float32)
-
-
-def _sites(name: str) -> NDArray[np.float64]:
-    """One site per hemisphere, (S, 3) in voxels of the file, from the corner of the first voxel."""
-    middle = np.array(VENTRICLES[name]) + 0.5
-    aside = np.array([SITE_HALF_DISTANCE, 0, 0])
-    return np.stack([middle - aside, middle + aside])
 
 
 def _tissues_from_maps(gm_XYZ: Array, wm_XYZ: Array) -> Array:

@@ -45,6 +45,7 @@ NIBABEL_SAMPLES = (
 )  # fmt: skip
 COMPANIONS = {".PAR": ".REC", ".HEAD": ".BRIK"}
 DIPY_SAMPLES = ("aniso_vox.nii.gz", "ascm_out_test.nii.gz", "S0_10slices.nii.gz", "small_25.nii.gz", "test_piesno.nii.gz")
+SAME_BRAIN = {"aniso_vox.nii.gz": "dipy-b0", "ascm_out_test.nii.gz": "dipy-b0"}  # the second is the first, denoised
 
 
 @dataclass(frozen=True)
@@ -168,10 +169,8 @@ def _plan(heads: Sequence[AnatomyFiles], series: Path | None) -> Tree:
         tree.add_copy(label, head.t1)
     if series:
         _add_series(tree, series)
-    for name in NIBABEL_SAMPLES:
-        _add_sample(tree, "nibabel", _package("nibabel") / "tests" / "data" / name)
-    for name in DIPY_SAMPLES:
-        _add_sample(tree, "dipy", _package("dipy") / "data" / "files" / name)
+    _add_samples(tree, "nibabel", _package("nibabel") / "tests" / "data", NIBABEL_SAMPLES)
+    _add_samples(tree, "dipy", _package("dipy") / "data" / "files", DIPY_SAMPLES)
     return tree
 
 
@@ -204,10 +203,12 @@ def _add_series(tree: Tree, series: Path) -> None:
         tree.files[f"{folder}/{slice_file.name}"] = _copier(slice_file)
 
 
-def _add_sample(tree: Tree, package: str, source: Path) -> None:
-    if source.is_file():
-        subject = source.name.split(".")[0].lower()
-        tree.add_copy(Label(f"formats/{package}/{source.name}", package, subject, base=f"{package}-{subject}"), source)
+def _add_samples(tree: Tree, package: str, folder: Path, names: Sequence[str]) -> None:
+    """Files of a package's test suite, as far as this release of it has them."""
+    for number, name in enumerate(names):
+        if (folder / name).is_file():
+            subject = SAME_BRAIN.get(name, f"{package}{number:02d}")
+            tree.add_copy(Label(f"formats/{package}/{name}", package, subject, base=subject), folder / name)
 
 
 def _copier(source: Path) -> Callable[[Path], object]:
