@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 import webdataset
 import xxhash
-from hypothesis import given
-from hypothesis import strategies as st
 
-from preprocessing.shards import Sample, file_checksum, plan_shards, write_shard, write_text
+from preprocessing.shards import Sample, write_shard
 
 
 def samples(count: int = 5) -> list[Sample]:
@@ -72,29 +70,3 @@ def test_a_failing_sample_leaves_no_shard(tmp_path: Path) -> None:
     assert not (tmp_path / "a.tar").exists()
     write_shard(tmp_path / "a.tar", samples())
     assert (tmp_path / "a.tar").exists()
-
-
-@given(
-    st.dictionaries(st.text("0123456789abcdef", min_size=4, max_size=4), st.integers(1, 50), max_size=30), st.integers(1, 100)
-)
-def test_plan_is_a_partition_within_the_limit(sizes: dict[str, int], limit: int) -> None:
-    shards = plan_shards(sizes, limit, 0)
-    assert sorted(k for shard in shards for k in shard) == sorted(sizes)
-    assert all(shard for shard in shards)
-    assert all(sum(sizes[k] for k in shard) <= limit for shard in shards if len(shard) > 1)
-    assert shards == plan_shards(dict(reversed(list(sizes.items()))), limit, 0)
-
-
-def test_plan_shuffles_and_differs_by_split() -> None:
-    sizes = {f"{i:03d}": 1 for i in range(50)}
-    (first,), (second,) = plan_shards(sizes, 100, 0), plan_shards(sizes, 100, 1)
-    assert first != sorted(sizes)
-    assert first != second
-
-
-def test_text_replaces_with_the_mode(tmp_path: Path) -> None:
-    write_text(tmp_path / "key", "a", mode=0o600)
-    write_text(tmp_path / "key", "b", mode=0o600)
-    assert (tmp_path / "key").read_text() == "b"
-    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
-    assert file_checksum([tmp_path / "key"]) == xxhash.xxh3_64_hexdigest(b"b")

@@ -1,0 +1,74 @@
+"""What counts as an input, and how it is named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from preprocessing.discover import find_inputs, fingerprint, image_stem, is_text, list_files
+from tests.volume.test_dicom import write_series
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+
+
+def names(root: Path) -> list[str]:
+    return [item.source_path for item in find_inputs(root, list_files(root))]
+
+
+def test_companions_tables_and_text_are_no_inputs(tmp_path: Path) -> None:
+    touch(tmp_path, "a.hdr", "a.img", "b+orig.HEAD", "b+orig.BRIK.gz", "c.PAR", "c.REC", "d.nii.gz", "d.json",
+          "d.bval", "d.bvec", "labels.csv", "participants.tsv", "README", "LICENSE.txt", "notes.md", "paper.pdf",
+          "sub/broken.nii", "noname")  # fmt: skip
+    assert names(tmp_path) == ["a.hdr", "b+orig.HEAD", "c.PAR", "d.nii.gz", "noname", "paper.pdf", "sub/broken.nii"]
+
+
+def test_voxels_without_their_header_are_inputs(tmp_path: Path) -> None:
+    touch(tmp_path, "a.img", "b.REC", "c.BRIK")
+    assert names(tmp_path) == ["a.img", "b.REC", "c.BRIK"]
+
+
+def test_names_of_dicom_series(tmp_path: Path) -> None:
+    planes = np.zeros((3, 4, 4), np.uint16)
+    write_series(tmp_path / "alone", planes)
+    write_series(tmp_path / "single", planes[:1])
+    write_series(tmp_path / "shared", planes)
+    touch(tmp_path, "shared/other.nii", "alone/README", "alone/DICOMDIR")
+    for file in write_series(tmp_path / "two", planes[:2]):
+        file.rename(file.with_name(f"first-{file.name}"))
+    write_series(tmp_path / "two", planes[:2])
+    found = {item.source_path: item for item in find_inputs(tmp_path, list_files(tmp_path))}
+    assert sorted(found) == ["alone", "shared/other.nii", "shared/slice000.dcm", "single/slice000.dcm",
+                             "two/first-slice000.dcm", "two/slice000.dcm"]  # fmt: skip
+    assert found["alone"].files == tuple(f"alone/slice{i:03d}.dcm" for i in range(3))
+    assert found["alone"].person == "P1"
+    assert found["two/slice000.dcm"].files == ("two/slice000.dcm", "two/slice001.dcm")
+
+
+def test_links_are_followed_and_circles_are_not(tmp_path: Path) -> None:
+    touch(tmp_path, "a/x.nii")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    (tmp_path / "gone.nii").symlink_to(tmp_path / "nowhere")
+    assert names(tmp_path) == ["a/x.nii", "b/x.nii", "gone.nii"]
+
+
+def test_fingerprint_sees_size_and_time(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii")
+    files = list_files(tmp_path)
+    (item,) = find_inputs(tmp_path, files)
+    first = fingerprint(item, files)
+    assert first == fingerprint(item, list_files(tmp_path))
+    (tmp_path / "a.nii").write_bytes(b"xy")
+    assert first != fingerprint(item, list_files(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("path", "stem"), [("a/b_T1w.nii.gz", "a/b_T1w"), ("a.b/c", "a.b/c"), ("x.mnc", "x"), ("IXI-0.1.nii", "IXI-0.1")]
+)
+def test_image_stem(path: str, stem: str) -> None:
+    assert image_stem(path) == stem
+    assert not is_text(path)

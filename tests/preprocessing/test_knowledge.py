@@ -1,0 +1,116 @@
+"""Who and what a scan is: labels.csv, BIDS, names; and the rows that are refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mri_fm.errors import UserError
+from preprocessing.discover import find_inputs, list_files
+from preprocessing.knowledge import Knowledge, contrast_of, know, pseudonym
+from tests.preprocessing.test_discover import touch
+
+KEY = b"secret"
+
+
+def learn(raw: Path) -> dict[str, Knowledge]:
+    return know(raw, find_inputs(raw, list_files(raw)), KEY)
+
+
+@pytest.mark.parametrize(
+    ("name", "contrast"),
+    [
+        ("sub-01_T1w", "T1"), ("IXI159-Guys-0810-T1", "T1"), ("BraTS-GLI-02597-100-t1n", "T1"), ("x-t1c", "T1"),
+        ("brain_t10", ""),
+        ("BraTS-GLI-02597-100-t2w", "T2"), ("case-t2f", "T2"), ("OAS31092_d0203_T2w", "T2"), ("sag_3D_SPACE", "T2"),
+        ("sub-01_T2starw", "T2STAR"), ("Axial T2* GRE", "T2STAR"), ("t2_star", "T2STAR"), ("t2_flair_sag", "FLAIR"),
+        ("ADNI_MPRAGE_S123", "T1"), ("IR-FSPGR", "T1"), ("heart_start", ""), ("agreed", ""), ("aerospace", ""),
+    ],
+)  # fmt: skip
+def test_contrast_keywords(name: str, contrast: str) -> None:
+    assert contrast_of(name, {}) == contrast
+
+
+def test_sidecar_speaks_where_the_name_does_not(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz", "b_T1.nii.gz", "c.nii", "d.nii")
+    for name in ("a", "b_T1"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"SeriesDescription": "Ax FLAIR", "EchoTime": 0.1}))
+    (tmp_path / "c.json").write_text("[not an object")
+    assert {p: k.contrast for p, k in learn(tmp_path).items()} == {
+        "a.nii.gz": "FLAIR",
+        "b_T1.nii.gz": "T1",
+        "c.nii": "",
+        "d.nii": "",
+    }
+
+
+def test_bids_with_participants(tmp_path: Path) -> None:
+    touch(tmp_path, "ds1/sub-01/ses-b/anat/sub-01_ses-b_T1w.nii.gz", "ds1/sub-02/anat/sub-02_FLAIR.nii.gz")
+    (tmp_path / "ds1" / "participants.tsv").write_text("participant_id\tage\tsize\nsub-01\t39\tL\n02\tn/a\tS\n")
+    first, second = learn(tmp_path).values()
+    assert (first.dataset, first.subject, first.session, first.contrast, first.base) == (
+        "ds1",
+        "sub-01",
+        "ses-b",
+        "T1",
+        "sub-01",
+    )
+    assert first.labels == {"age": "39", "participant_size": "L"}
+    assert (second.subject, second.session, second.contrast, second.labels["age"]) == ("sub-02", "", "FLAIR", "n/a")
+
+
+def test_bids_root_may_be_the_raw_folder_and_names_may_repeat_between_sets(tmp_path: Path) -> None:
+    touch(tmp_path / "own", "sub-01/anat/sub-01_T1w.nii.gz")
+    (knowledge,) = learn(tmp_path / "own").values()
+    assert (knowledge.dataset, knowledge.base) == ("own", "sub-01")
+    touch(tmp_path, "other/sub-01/anat/sub-01_T1w.nii.gz")
+    assert [k.base for k in learn(tmp_path).values()] == ["other/sub-01", "own/sub-01"]
+
+
+def test_labels_overrule_bids(tmp_path: Path) -> None:
+    touch(tmp_path, "ds/sub-01/anat/sub-01_T1w.nii.gz", "b.nii")
+    (tmp_path / "labels.csv").write_text(
+        "path,subject,contrast,kind,base,rendering,dose\n"
+        "ds/sub-01/anat/sub-01_T1w.nii.gz,jane,T2,variant,colin,r7,1.5\n"
+        "b.nii,,,,,,\n"
+    )  # fmt: skip
+    labelled, plain = learn(tmp_path)["ds/sub-01/anat/sub-01_T1w.nii.gz"], learn(tmp_path)["b.nii"]
+    assert (labelled.dataset, labelled.subject, labelled.contrast, labelled.kind, labelled.base) == (
+        "ds",
+        "jane",
+        "T2",
+        "variant",
+        "colin",
+    )
+    assert labelled.labels == {"rendering": "r7", "dose": "1.5"}
+    assert (plain.kind, plain.labels) == ("individual", {})
+    assert plain.subject.startswith("anon-")
+
+
+def test_pseudonyms_need_the_key_and_join_contrasts_of_one_person(tmp_path: Path) -> None:
+    touch(tmp_path, "doe_T1.nii", "doe_T2.nii", "roe_T1.nii", "p7/T1.nii", "p7/flair.nii", "p8/T1.nii")
+    found = {p: k.subject for p, k in learn(tmp_path).items()}
+    assert found["doe_T1.nii"] == found["doe_T2.nii"] != found["roe_T1.nii"]
+    assert found["p7/T1.nii"] == found["p7/flair.nii"] != found["p8/T1.nii"]
+    assert not any("doe" in subject for subject in found.values())
+    assert pseudonym(KEY, "doe") != pseudonym(b"other", "doe")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("subject\nx\n", "no column 'path'"),
+        ("path\nmissing.nii\n", "line 2: no scan at 'missing.nii'"),
+        ("path\na.nii\na.nii\n", "line 3: 'a.nii' has a row already"),
+        ("path,kind\na.nii,robot\n", "line 2: kind 'robot'"),
+        ("path,contrast\na.nii,t1\n", "line 2: contrast 't1'"),
+        ("path,checksum\na.nii,1\n", "the column 'checksum'"),
+        ("path,note\na.nii,b,c\n", "line 2: more values than columns"),
+    ],
+)
+def test_bad_labels_name_the_row(tmp_path: Path, text: str, words: str) -> None:
+    touch(tmp_path, "a.nii")
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(UserError, match=words) as error:
+        learn(tmp_path)
+    assert "\n" not in str(error.value)

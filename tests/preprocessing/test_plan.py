@@ -1,0 +1,48 @@
+"""Splits and duplicates."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from preprocessing.plan import keep_first, plan_shards, split_of
+
+fractions = st.floats(0, 0.45)
+
+
+def test_fractions_are_met_and_splits_do_not_move() -> None:
+    names = [f"sub-{i:04d}" for i in range(4000)]
+    splits = [split_of(name, val_fraction=0.1, test_fraction=0.2) for name in names]
+    assert abs(splits.count("val") / 4000 - 0.1) < 0.02
+    assert abs(splits.count("test") / 4000 - 0.2) < 0.02
+    assert [split_of(n, val_fraction=0.1, test_fraction=0.0) == "val" for n in names] == [s == "val" for s in splits]
+    assert split_of("s0", val_fraction=0.1, test_fraction=0) == "train"  # pinned: a corpus must not be split anew by an update
+    assert split_of("s6", val_fraction=0.2, test_fraction=0) == "val"
+
+
+@given(st.text(), fractions, fractions)
+def test_no_fraction_no_split(name: str, val: float, test: float) -> None:
+    assert split_of(name, val_fraction=0, test_fraction=test) != "val"
+    assert split_of(name, val_fraction=val, test_fraction=0) != "test"
+
+
+def test_the_built_one_stays_else_the_first_path() -> None:
+    hashes = {"b": "x", "a": "x", "c": "y", "d": "x"}
+    assert keep_first(hashes, []) == {"x": "a", "y": "c"}
+    assert keep_first(hashes, ["d", "gone"]) == {"x": "d", "y": "c"}
+
+
+@given(
+    st.dictionaries(st.text("0123456789abcdef", min_size=4, max_size=4), st.integers(1, 50), max_size=30), st.integers(1, 100)
+)
+def test_shards_are_a_partition_within_the_limit(sizes: dict[str, int], limit: int) -> None:
+    shards = plan_shards(sizes, limit, 0)
+    assert sorted(k for shard in shards for k in shard) == sorted(sizes)
+    assert all(shard for shard in shards)
+    assert all(sum(sizes[k] for k in shard) <= limit for shard in shards if len(shard) > 1)
+    assert shards == plan_shards(dict(reversed(list(sizes.items()))), limit, 0)
+
+
+def test_shards_are_shuffled_differently_for_each_split() -> None:
+    sizes = {f"{i:03d}": 1 for i in range(50)}
+    (first,), (second,) = plan_shards(sizes, 100, 0), plan_shards(sizes, 100, 1)
+    assert first != sorted(sizes)
+    assert first != second
