@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from mri_fm.errors import UserError
@@ -52,6 +53,7 @@ def out_of_fold(
     return score_SK
 
 
+@threadpool_limits.wrap(limits=1)  # small products: one thread is faster, and the sums do not depend on the machine
 def compare(task: Task, embedded: Embedded, *, folds: int, heads: int, seed: int) -> Comparison:
     """Fit every probe on every representation.
 
