@@ -52,7 +52,7 @@ def run_all() -> None:
     start = time.monotonic()
     (OUT / "logs").mkdir(parents=True, exist_ok=True)
     stage("raw scans from installed packages", lambda: python("preprocessing.sample_data", "--out", OUT / "raw"))
-    build = ("--raw", OUT / "raw", "--out", OUT / "corpus", "--max-spacing", "7.5")
+    build = ("--raw", OUT / "raw", "--out", OUT / "corpus", "--max-spacing", "7.5", "--val-fraction", "0")
     stage("corpus: Zarr archive and tar shards", lambda: python("preprocessing.build_shards", *build))
     for objective in OBJECTIVES:
         if objective == RESUMED:

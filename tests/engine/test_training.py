@@ -1,21 +1,24 @@
 """Real training on two forked gloo ranks: stages agree, ranks agree, and a resume is bitwise."""
 
+from pathlib import Path
+from typing import Any
+
 import deepspeed  # noqa: F401  imported before the fork, once for all ranks
 import pytest
 import torch
 
 from mri_fm.config import Config, load_config
 from mri_fm.engine.environment import read_environment, start_process_group
-from mri_fm.engine.loop import EXIT_DONE, run_training
+from mri_fm.engine.loop import EXIT_DONE, Trainer, run_training
 from mri_fm.engine.setup import DEFAULT_DS_CONFIG, read_ds_config
 from mri_fm.observe.recorder import read_metrics
 from tests.distributed import run_ranks
 
-SMALL = [
-    "model.width=48", "model.depth=2", "model.heads=3", "data.size=[16,32,32]", "train.global_batch=4", "train.steps=4", "log_every=1",
-    "model.predictor={width: 48, depth: 1, heads: 3}", "model.decoder={width: 48, depth: 1, heads: 3}",
-    "wandb.mode=disabled", "observe.every=0", "checkpoint.every=2", "seed=3",
-]  # fmt: skip
+SMALL = """
+model.width=48 model.depth=2 model.heads=3 data.size=[16,32,32] train.global_batch=4 train.steps=4 log_every=1 seed=3
+model.predictor.width=48 model.predictor.depth=1 model.decoder.width=48 model.decoder.depth=1
+model.predictor.heads=3 model.decoder.heads=3 wandb.mode=disabled observe.every=0 checkpoint.every=2
+""".split()
 OBJECTIVES = ("mae", "mae_spectral", "jepa", "jepa_vcr")
 
 
@@ -23,39 +26,32 @@ def small_config(corpus, run_dir, objective: str, *words: str) -> Config:
     return load_config(objective, [f"data.corpus={corpus}", f"run.dir={run_dir}", *SMALL, *words])
 
 
+class KilledError(Exception):
+    """Stands for the kill of a rank; the end-to-end tests kill real processes."""
+
+
 def train_rank(rank: int, config: Config, ds_config: str, stop_after: int | None) -> int:
     environment = read_environment()
     start_process_group(environment)
-    if stop_after is not None:
-        return train_until(config, environment, ds_config, stop_after)
-    return run_training(config, read_ds_config(DEFAULT_DS_CONFIG.with_name(ds_config)), environment)
+    sharding = read_ds_config(DEFAULT_DS_CONFIG.with_name(ds_config))
+    if stop_after is None:
+        return run_training(config, sharding, environment)
+    record = Trainer._record
 
-
-def train_until(config, environment, ds_config, stop_after) -> int:
-    """As `run_training`, but ended as by a kill after a number of steps."""
-    import mri_fm.engine.loop as loop
-
-    class Killed(Exception):
-        pass
-
-    original = loop.Trainer._record
-
-    def record(self, done, *rest):
-        original(self, done, *rest)
+    def record_and_die(self: Trainer, done: int, *rest: Any) -> None:
+        record(self, done, *rest)
         if done == stop_after:
-            raise Killed
+            raise KilledError
 
-    loop.Trainer._record = record
-    with pytest.raises(Killed):
-        run_training(config, read_ds_config(DEFAULT_DS_CONFIG.with_name(ds_config)), environment)
+    Trainer._record = record_and_die  # in this forked rank alone
+    with pytest.raises(KilledError):
+        run_training(config, sharding, environment)
     return EXIT_DONE
 
 
 def train(config: Config, ds_config: str = "zero1.json", world: int = 2, stop_after: int | None = None) -> list[float]:
     codes = run_ranks(train_rank, world, config, ds_config, stop_after)
     assert codes == [EXIT_DONE] * world
-    from pathlib import Path
-
     return [record["loss"] for record in read_metrics(Path(config.run.dir))]
 
 
