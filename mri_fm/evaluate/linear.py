@@ -5,6 +5,8 @@ Axes: S samples (volumes), F features, K classes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
@@ -35,15 +37,16 @@ def fit_voxels(
 
 
 def _fit_and_predict(
-    feature_SF: NDArray[np.float32],
+    feature_SF: NDArray[Any],
     label_S: Ints,
     unit_S: Ints,
-    test_SF: NDArray[np.float32],
+    test_SF: NDArray[Any],
     *,
     components: int | None,
     seed: int,
     index: int,
 ) -> NDArray[np.float64]:
+    feature_SF, test_SF = feature_SF.astype(np.float64), test_SF.astype(np.float64)  # L-BFGS stalls in float32
     strength = choose_strength(feature_SF, label_S, unit_S, components=components, seed=seed, index=index)
     scale = _scaler(components, feature_SF.shape).fit(feature_SF)
     model = _regression(strength).fit(scale.transform(feature_SF), label_S)
@@ -51,7 +54,7 @@ def _fit_and_predict(
 
 
 def choose_strength(
-    feature_SF: NDArray[np.float32], label_S: Ints, unit_S: Ints, *, components: int | None, seed: int, index: int
+    feature_SF: NDArray[Any], label_S: Ints, unit_S: Ints, *, components: int | None, seed: int, index: int
 ) -> float:
     """The C with the least log loss over inner unit-disjoint folds.
 
