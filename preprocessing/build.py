@@ -34,7 +34,7 @@ from preprocessing.knowledge import Knowledge, contrast_of, know
 from preprocessing.plan import keep_first, plan_shards, split_of
 from preprocessing.runner import Runner, task_runner
 from preprocessing.tables import read_ledger, write_corpus_file, write_ledger, write_manifest
-from preprocessing.tasks import DONE_DIR, SCRATCH_DIR, Decision, Member, ShardTask, examine, write_task
+from preprocessing.tasks import DONE_DIR, SCRATCH_DIR, Decision, Member, ShardTask, crashed, examine, write_task
 
 ALGORITHM = 1  # raise it when the voxels that a build writes change
 KEY_DIGITS = 16
@@ -144,7 +144,7 @@ def _list_raw(raw: Path, out: Path) -> dict[str, tuple[int, int]]:
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    with (out / LOCK_FILE).open("w") as stream:
+    with (out / LOCK_FILE).open("a") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -176,20 +176,12 @@ def _decide(
     marked = [(item, fingerprint(item, files)) for item in inputs]
     known = _known_decisions(out, spec)
     todo = [(i, mark) for i, mark in marked if i.source_path not in known or known[i.source_path].fingerprint != mark]
-    examined = run(partial(_examine, str(raw), spec.max_spacing), todo, "examine", _crashed)
+    examined = run(partial(examine, str(raw), spec.max_spacing), todo, "examine", crashed)
     known.update({decision.source_path: decision for decision in examined})
     decisions = {item.source_path: known[item.source_path] for item in inputs}
     content = {"spec": spec.hash(), "decisions": [asdict(d) for d in decisions.values()]}
     write_text(out / DECISIONS_FILE, json.dumps(content), mode=0o600)
     return decisions
-
-
-def _examine(raw: str, max_spacing: float, marked: tuple[Input, str]) -> Decision:
-    return examine(raw, *marked, max_spacing)
-
-
-def _crashed(marked: tuple[Input, str]) -> Decision:
-    return Decision(marked[0].source_path, marked[1], "reader_crashed", "the worker process died while reading it")
 
 
 def _known_decisions(out: Path, spec: Spec) -> dict[str, Decision]:

@@ -78,19 +78,20 @@ def load(raw: Path, item: Input, max_spacing: float) -> tuple[Canonical, Crop, d
         return canonical, crop(canonical), volume.info
 
 
-def examine(raw: str, item: Input, fingerprint: str, max_spacing: float) -> Decision:
-    """Pass 1: decide on one input. Never raises for what the input holds."""
+def examine(raw: str, max_spacing: float, marked: tuple[Input, str]) -> Decision:
+    """Pass 1: decide on one input, given with its fingerprint. Never raises for what the input holds."""
+    item, fingerprint = marked
     try:
         canonical, cropped, info = load(Path(raw), item, max_spacing)
     except Refusal as refusal:
         return Decision(item.source_path, fingerprint, refusal.code, refusal.reason)
-    return Decision(
-        item.source_path,
-        fingerprint,
-        content_hash=canonical.content_hash(),
-        payload_bytes=cropped.voxels.nbytes,
-        info=info,
-    )
+    content_hash = canonical.content_hash()
+    return Decision(item.source_path, fingerprint, "", "", content_hash, cropped.voxels.nbytes, info)
+
+
+def crashed(marked: tuple[Input, str]) -> Decision:
+    """The decision on an input that took its reader's process down with it."""
+    return Decision(marked[0].source_path, marked[1], "reader_crashed", "the worker process died while reading it")
 
 
 def write_task(task: ShardTask) -> dict[str, Any]:

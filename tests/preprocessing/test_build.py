@@ -1,0 +1,227 @@
+"""The build: the contract of a corpus, what is refused, and building again."""
+
+import fcntl
+import json
+import os
+import shutil
+import stat
+import tarfile
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import xxhash
+
+from mri_fm.errors import UserError
+from preprocessing import tasks
+from preprocessing.build import Spec, build, summary
+from preprocessing.files import file_checksum, tree_checksum
+from tests.corpora import SPEC, flipped, resampled, small_raw, write_labels
+from tests.volume.test_dicom import write_series
+
+SAMPLES = Path(nibabel.__file__).parent / "tests" / "data"
+
+
+def manifest(corpus: Path) -> dict[str, dict]:
+    return {row["key"]: row for row in pq.read_table(corpus / "manifest.parquet").to_pylist()}
+
+
+def ledger(corpus: Path) -> dict[str, dict]:
+    return {row["source_path"]: row for row in pq.read_table(corpus / "private/ledger.parquet").to_pylist()}
+
+
+def contents(corpus: Path) -> dict[str, str]:
+    paths = [p for p in corpus.rglob("*") if p.is_file() and "private" not in p.parts]
+    return {p.relative_to(corpus).as_posix(): file_checksum(p) for p in paths}
+
+
+def mixed_raw(raw: Path) -> Path:
+    """One good scan, the same as LAS, and inputs that must be refused."""
+    raw.mkdir()
+    image = resampled((5, 5, 5))
+    nibabel.save(image, raw / "b_T1.nii.gz")
+    nibabel.save(flipped(image, "LAS"), raw / "c_T1.nii")
+    (raw / "cut.nii.gz").write_bytes((raw / "b_T1.nii.gz").read_bytes()[:5000])
+    (raw / "paper.pdf").write_bytes(b"%PDF")
+    shutil.copy(SAMPLES / "minc2_4d.mnc", raw)
+    nan = np.asarray(image.dataobj, np.float32).copy()
+    nan[3, 3, 3] = np.nan
+    nibabel.save(nibabel.Nifti1Image(nan, image.affine), raw / "nan.nii")
+    return raw
+
+
+def test_every_row_finds_its_payload(corpus: Path) -> None:
+    for key, row in manifest(corpus).items():
+        blob = (corpus / "shards" / row["shard"]).read_bytes()[row["offset"] :][: row["size"]]
+        assert xxhash.xxh3_64_hexdigest(blob) == row["checksum"]
+        voxels = np.frombuffer(blob, "<i2").reshape(row["shape"])
+        foreground = voxels[voxels != 0]
+        assert foreground.min() >= 1
+        assert row["foreground_fraction"] == pytest.approx(foreground.size / voxels.size)
+        assert [row["p01"], row["p99"]] == pytest.approx(np.percentile(foreground, [1, 99]))
+        assert [row["crop_p01"], row["crop_p99"]] == pytest.approx(np.percentile(voxels, [1, 99]))
+        assert row["shard"].startswith(row["split"])
+        assert row["content_hash"].startswith(key)
+
+
+def test_labels_splits_and_orientation_arrive(corpus: Path) -> None:
+    rows = {row["subject"]: row for row in manifest(corpus).values()}
+    assert sorted(rows) == [f"s{i}" for i in range(8)]
+    assert {rows[s]["orientation"] for s in ("s0", "s2", "s5")} == {"RAS", "LAS", "PSR"}
+    assert rows["s4"]["spacing"] == [6.0, 4.0, 4.0]
+    assert (rows["s1"]["contrast"], rows["s2"]["group"]) == ("T2", "b")
+    assert {row["split"] for row in rows.values()} == {"train", "val"}
+
+
+def test_corpus_file_covers_everything(corpus: Path) -> None:
+    content = json.loads((corpus / "corpus.json").read_text())
+    covered = {path for path in content["checksums"] if not (corpus / path).is_dir()}
+    images = {path for path in content["checksums"] if (corpus / path).is_dir()}
+    files = {p for p in contents(corpus) if p != "corpus.json" and not any(p.startswith(f"{i}/") for i in images)}
+    assert files == covered
+    for path, checksum in content["checksums"].items():
+        assert checksum == (tree_checksum if path in images else file_checksum)(corpus / path)
+    counts = content["counts"]
+    assert counts == {"inputs": 8, "accepted": 8, "duplicate": 0, "refused": 0, "distinct_brains": 8, "templates": 0,
+                      "variants": 0, "by_code": {}}  # fmt: skip
+    assert content["spec"]["shard_bytes"] == SPEC.shard_bytes
+    assert summary(content).startswith("8 inputs = 8 accepted + 0 duplicate + 0 refused")
+
+
+def test_private_things_are_private(corpus: Path) -> None:
+    assert stat.S_IMODE((corpus / "private").stat().st_mode) == 0o700
+    for name in ("ledger.parquet", "key", "inputs.json", "decisions.json"):
+        assert stat.S_IMODE((corpus / "private" / name).stat().st_mode) == 0o600
+    public = b"".join(p.read_bytes() for p in corpus.rglob("*") if p.is_file() and "private" not in p.parts)
+    assert b"scan3" not in public
+    assert str(corpus.parent).encode() not in public
+
+
+def test_sample_json_leads_back_to_the_source(corpus: Path) -> None:
+    rows, sources = manifest(corpus), ledger(corpus)
+    row = rows[sources["scan5.nii.gz"]["key"]]
+    image = nibabel.load(corpus.parent / "raw" / "scan5.nii.gz")
+    with tarfile.open(corpus / "shards" / row["shard"]) as archive:
+        members = {n: archive.extractfile(f"{row['key']}.{n}").read() for n in ("raw", "json", "shape")}
+    info, shape = json.loads(members["json"]), np.frombuffer(members["shape"], "<i4")
+    assert sorted(info) == ["affine", "contrast", "dataset", "offset", "scale", "spacing"]
+    voxels = np.frombuffer(members["raw"], "<i2").reshape(shape)
+    z, y, x = np.argwhere(voxels != 0)[100]
+    i, j, k = np.rint(np.linalg.inv(image.affine) @ np.asarray(info["affine"]) @ [x, y, z, 1])[:3].astype(int)
+    assert voxels[z, y, x] * info["scale"] + info["offset"] == np.asarray(image.dataobj)[i, j, k]
+
+
+def test_bad_inputs_end_in_the_ledger(tmp_path: Path) -> None:
+    content, _ = build(mixed_raw(tmp_path / "raw"), tmp_path / "corpus")
+    rows = ledger(tmp_path / "corpus")
+    assert {path: (row["decision"], row["code"]) for path, row in rows.items()} == {
+        "b_T1.nii.gz": ("accepted", ""),
+        "c_T1.nii": ("duplicate", "duplicate"),
+        "cut.nii.gz": ("refused", "truncated"),
+        "minc2_4d.mnc": ("refused", "not_3d"),
+        "nan.nii": ("refused", "non_finite"),
+        "paper.pdf": ("refused", "not_readable"),
+    }
+    assert rows["c_T1.nii"]["key"] == rows["b_T1.nii.gz"]["key"]
+    counts = content["counts"]
+    assert counts["accepted"] + counts["duplicate"] + counts["refused"] == counts["inputs"] == 6
+    assert counts["by_code"] == {"duplicate": 1, "non_finite": 1, "not_3d": 1, "not_readable": 1, "truncated": 1}
+
+
+def test_a_second_run_does_nothing_and_new_data_moves_nothing(tmp_path: Path) -> None:
+    raw, out = mixed_raw(tmp_path / "raw"), tmp_path / "corpus"
+    assert build(raw, out, SPEC)[1]
+    before, state = contents(out), ledger(out)
+    times = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    assert not build(raw, out, SPEC)[1]
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()} == times
+    shutil.copy(raw / "b_T1.nii.gz", raw / "a_first_T1.nii.gz")  # sorts before the one already built
+    nibabel.save(resampled((6, 5, 5), seed=3), raw / "new_T2.nii.gz")
+    content, changed = build(raw, out, SPEC)
+    assert changed
+    assert content["counts"]["accepted"] == 2
+    assert ledger(out)["a_first_T1.nii.gz"]["decision"] == "duplicate"
+    assert ledger(out)["b_T1.nii.gz"] == state["b_T1.nii.gz"]
+    (raw / "new_T2.nii.gz").unlink()
+    (raw / "a_first_T1.nii.gz").unlink()
+    build(raw, out, SPEC)
+    assert contents(out) == before
+
+
+def test_an_interrupted_build_continues_and_equals_one_that_was_not(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw, out = corpus.parent / "raw", tmp_path / "corpus"
+    written = []
+    real = tasks.write_shard
+
+    def stop_at_third(path, samples):
+        if len(written) == 2:
+            next(iter(samples))
+            raise KeyboardInterrupt
+        written.append(path.name)
+        return real(path, samples)
+
+    monkeypatch.setattr(tasks, "write_shard", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        build(raw, out, SPEC)
+    assert not (out / "corpus.json").exists()
+    resumed = []
+    monkeypatch.setattr(tasks, "write_shard", lambda path, samples: resumed.append(path.name) or real(path, samples))
+    monkeypatch.setattr("preprocessing.build.examine", lambda *_: pytest.fail("pass 1 was repeated"))
+    build(raw, out, SPEC)
+    assert resumed
+    assert not set(resumed) & set(written)
+    assert contents(out) == contents(corpus)
+
+
+def test_an_input_that_changes_between_the_passes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = small_raw(tmp_path / "raw")
+    monkeypatch.setattr(
+        "preprocessing.build.open_archive", lambda folder: nibabel.save(resampled((5, 5, 5), seed=9), raw / "scan0.nii.gz")
+    )
+    with pytest.raises(UserError, match=r"scan0.nii.gz changed"):
+        build(raw, tmp_path / "corpus", SPEC)
+    assert not (tmp_path / "corpus" / "corpus.json").exists()
+
+
+def test_a_dicom_series_becomes_a_volume(tmp_path: Path) -> None:
+    image = np.asarray(resampled((5, 5, 4)).dataobj)
+    write_series(tmp_path / "raw" / "series", image.transpose(2, 1, 0).astype(np.uint16))
+    write_labels(tmp_path / "raw", ["path", "dataset"], [["series", "ge"]])
+    content, _ = build(tmp_path / "raw", tmp_path / "corpus")
+    (row,) = manifest(tmp_path / "corpus").values()
+    assert content["counts"]["accepted"] == 1
+    assert (row["dataset"], row["contrast"]) == ("ge", "T2")  # from the series' description
+    assert row["subject"].startswith("anon-")
+    assert b"Doe" not in b"".join(p.read_bytes() for p in (tmp_path / "corpus").rglob("*") if p.is_file())
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    with pytest.raises(UserError, match="no folder"):
+        build(raw, tmp_path / "out")
+    raw.mkdir()
+    with pytest.raises(UserError, match="is empty"):
+        build(raw, tmp_path / "out")
+    (raw / "README").write_text("x")
+    with pytest.raises(UserError, match="no scan"):
+        build(raw, tmp_path / "out")
+    for inside in (raw / "out", tmp_path, raw):
+        with pytest.raises(UserError, match="inside one another"):
+            build(raw, inside)
+    for wrong in ({"max_spacing": 0}, {"val_fraction": 0.6, "test_fraction": 0.4}, {"val_fraction": -0.1}, {"shard_bytes": 0}):
+        with pytest.raises(UserError):
+            Spec(**wrong)
+
+
+def test_two_builds_at_once_are_refused(tmp_path: Path) -> None:
+    raw = mixed_raw(tmp_path / "raw")
+    (tmp_path / "out/private").mkdir(parents=True)
+    with (tmp_path / "out/private/lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another build"):
+            build(raw, tmp_path / "out")
+    assert os.listdir(raw)

@@ -1,0 +1,38 @@
+"""The Dask runner against its plain twin, and what a crash does."""
+
+import functools
+import os
+
+import pytest
+
+from mri_fm.errors import UserError
+from preprocessing.runner import run_here, task_runner
+
+
+def fail(value: int) -> None:
+    raise UserError(f"no {value}")
+
+
+def die(value: int) -> str:
+    os._exit(3)
+
+
+def describe(value: int) -> str:
+    return f"lost {value}"
+
+
+def test_dask_equals_the_plain_runner() -> None:
+    square = functools.partial(pow, 2)
+    with task_runner(1) as here:
+        assert here is run_here
+    with task_runner(2) as run:
+        assert run(square, range(9), "square") == run_here(square, range(9), "square")
+        with pytest.raises(UserError, match="no 3"):
+            run(fail, [3], "fail")
+        assert run(die, [7], "die", describe) == ["lost 7"]
+
+
+def test_no_scheduler_is_the_users_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("preprocessing.runner.CONNECT_TIMEOUT_S", 1)
+    with pytest.raises(UserError, match="no Dask scheduler answers"), task_runner(2, "tcp://127.0.0.1:9"):
+        pass
