@@ -34,7 +34,7 @@ from preprocessing.knowledge import Knowledge, contrast_of, know
 from preprocessing.plan import keep_first, plan_shards, split_of
 from preprocessing.runner import Runner, task_runner
 from preprocessing.tables import read_ledger, write_corpus_file, write_ledger, write_manifest
-from preprocessing.tasks import DONE_DIR, SCRATCH_DIR, Decision, Member, ShardTask, crashed, examine, write_task
+from preprocessing.tasks import DONE_DIR, SCRATCH_DIR, Decision, Member, ShardTask, crashed, examine, is_intact, write_task
 
 ALGORITHM = 1  # raise it when the voxels that a build writes change
 KEY_DIGITS = 16
@@ -96,7 +96,7 @@ def build(
     Raises:
         UserError: no inputs, folders inside one another, a wrong labels.csv, or an input that changes meanwhile.
     """
-    spec = spec or Spec()
+    spec, raw, out = spec or Spec(), raw.resolve(), out.resolve()  # workers elsewhere have another current folder
     files = _list_raw(raw, out)
     for folder in (SCRATCH_DIR, DONE_DIR):
         (out / folder).mkdir(parents=True, exist_ok=True)
@@ -133,8 +133,7 @@ def summary(content: dict[str, Any]) -> str:
 def _list_raw(raw: Path, out: Path) -> dict[str, tuple[int, int]]:
     if not raw.is_dir():
         raise UserError(f"no folder {raw}: give the folder of your scans as --raw")
-    inside, outside = out.resolve(), raw.resolve()
-    if inside == outside or inside in outside.parents or outside in inside.parents:
+    if out == raw or out in raw.parents or raw in out.parents:
         raise UserError(f"--out {out} and --raw {raw} lie inside one another: choose separate folders")
     files = list_files(raw)
     if not files:
@@ -158,7 +157,9 @@ def _up_to_date(out: Path, state: str) -> dict[str, Any] | None:
     if not (recorded.is_file() and corpus.is_file()) or recorded.read_text() != state:
         return None
     content = json.loads(corpus.read_text())
-    return content if all((out / path).exists() for path in content["checksums"]) else None
+    records = [json.loads(path.read_text()) for path in (out / DONE_DIR).glob("*.json")]
+    complete = all((out / path).exists() for path in content["checksums"]) and all(is_intact(out, r) for r in records)
+    return content if complete else None
 
 
 def _secret(out: Path) -> bytes:

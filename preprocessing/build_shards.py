@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--val-fraction", type=float, default=0.1, help="share of subjects for validation")
     parser.add_argument("--test-fraction", type=float, default=0.0, help="share of subjects for tests")
     parser.add_argument("--shard-bytes", type=float, default=1e9, help="payload per shard")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes on this machine")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes on this machine")
     parser.add_argument("--scheduler", help="address of a running Dask scheduler, e.g. tcp://host:8786, instead of --workers")
     return parser
 

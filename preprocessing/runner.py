@@ -96,6 +96,8 @@ def _on_client(client: Any) -> Runner:
 
 
 def _result(future: Any, item: Any, killed: type[Exception], crashed: Callable[[Any], Any] | None) -> Any:
-    if future.status == "error" and crashed is not None and isinstance(future.exception(), killed):
-        return crashed(item)
-    return future.result()
+    if future.status != "error" or not isinstance(future.exception(), killed):
+        return future.result()
+    if crashed is None:
+        raise UserError("a worker process died, perhaps for want of memory: run the same command again with fewer --workers")
+    return crashed(item)

@@ -98,7 +98,7 @@ def write_task(task: ShardTask) -> dict[str, Any]:
     """Pass 2: write one shard and the images of its volumes, unless that was done before.
 
     Returns:
-        {"identity", "rows": manifest facts by key, "checksums": by path relative to the corpus}.
+        {"identity", "rows": manifest facts by key, "sizes" and "checksums": by path relative to the corpus}.
 
     Raises:
         UserError: an input is no longer what pass 1 saw.
@@ -113,17 +113,22 @@ def write_task(task: ShardTask) -> dict[str, Any]:
     payloads = write_shard(tar, _samples(task, rows))
     for payload in payloads:
         rows[payload.key] |= {"shard": tar.name, **{k: v for k, v in asdict(payload).items() if k != "key"}}
-    record = {"identity": task.identity(), "rows": rows, "checksums": _checksums(out, tar, list(rows))}
+    record = _record(task, out, tar, rows)
     write_text(done, json.dumps(record), mode=0o600)
     return record
+
+
+def is_intact(out: Path, record: dict[str, Any]) -> bool:
+    """Whether all that a shard's record names is there, the files with the size they were written with."""
+    present = all((out / path).exists() for path in record["checksums"])
+    return present and all((out / path).stat().st_size == size for path, size in record["sizes"].items())
 
 
 def _earlier_record(done: Path, task: ShardTask, out: Path) -> dict[str, Any] | None:
     if not done.is_file():
         return None
     record = json.loads(done.read_text())
-    complete = record["identity"] == task.identity() and all((out / path).exists() for path in record["checksums"])
-    return record if complete else None
+    return record if record["identity"] == task.identity() and is_intact(out, record) else None
 
 
 def _samples(task: ShardTask, rows: dict[str, dict[str, Any]]) -> Iterator[Sample]:
@@ -169,7 +174,12 @@ def _facts(canonical: Canonical, cropped: Crop) -> dict[str, Any]:
     }
 
 
-def _checksums(out: Path, tar: Path, keys: list[str]) -> dict[str, str]:
-    files = [tar, tar.with_suffix(".idx")]
-    checksums = {f.relative_to(out).as_posix(): file_checksum(f) for f in files}
-    return checksums | {f"{ARCHIVE_DIR}/{key}": tree_checksum(out / ARCHIVE_DIR / key) for key in keys}
+def _record(task: ShardTask, out: Path, tar: Path, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    files = {f.relative_to(out).as_posix(): f for f in (tar, tar.with_suffix(".idx"))}
+    images = {f"{ARCHIVE_DIR}/{key}": out / ARCHIVE_DIR / key for key in rows}
+    return {
+        "identity": task.identity(),
+        "rows": rows,
+        "sizes": {name: file.stat().st_size for name, file in files.items()},
+        "checksums": {n: file_checksum(f) for n, f in files.items()} | {n: tree_checksum(i) for n, i in images.items()},
+    }

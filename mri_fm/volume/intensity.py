@@ -33,7 +33,7 @@ def quantise(array: NDArray[Any]) -> tuple[NDArray[np.int16], float, float]:
     if high - low < SMALLEST_RANGE:
         raise Refusal("constant", f"every voxel is {low:g}")
     if high - low < FOREGROUND_MAX and is_integral(array):
-        return (array - (low - 1)).astype(np.int16), 1.0, low - 1
+        return (array - low).astype(np.int16) + np.int16(1), 1.0, low - 1
     scale = (high - low) / (FOREGROUND_MAX - 1)
     stretched = array.astype(np.float64)
     stretched -= low

@@ -177,6 +177,23 @@ def test_an_interrupted_build_continues_and_equals_one_that_was_not(
     assert contents(out) == contents(corpus)
 
 
+def test_a_cut_shard_is_written_again(tmp_path: Path, corpus: Path) -> None:
+    shutil.copytree(corpus, tmp_path / "corpus")
+    before = contents(tmp_path / "corpus")
+    shard = tmp_path / "corpus/shards/train-000000.tar"
+    os.truncate(shard, shard.stat().st_size // 2)
+    assert build(corpus.parent / "raw", tmp_path / "corpus", SPEC)[1]
+    assert contents(tmp_path / "corpus") == before
+
+
+def test_nothing_but_refusals_is_a_corpus_without_volumes(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/a.nii").write_bytes(b"x")
+    content, _ = build(tmp_path / "raw", tmp_path / "corpus")
+    assert (content["counts"]["accepted"], content["counts"]["refused"]) == (0, 1)
+    assert manifest(tmp_path / "corpus") == {}
+
+
 def test_an_input_that_changes_between_the_passes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = small_raw(tmp_path / "raw")
     monkeypatch.setattr(

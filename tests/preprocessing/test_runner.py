@@ -4,6 +4,7 @@ import functools
 import os
 
 import pytest
+from distributed import LocalCluster
 
 from mri_fm.errors import UserError
 from preprocessing.runner import run_here, task_runner
@@ -30,6 +31,14 @@ def test_dask_equals_the_plain_runner() -> None:
         with pytest.raises(UserError, match="no 3"):
             run(fail, [3], "fail")
         assert run(die, [7], "die", describe) == ["lost 7"]
+        with pytest.raises(UserError, match="fewer --workers"):
+            run(die, [7], "die")
+
+
+def test_a_scheduler_that_runs_elsewhere() -> None:
+    cluster = LocalCluster(1, processes=False, dashboard_address=None, protocol="tcp")
+    with cluster, task_runner(5, cluster.scheduler_address) as run:
+        assert run(abs, [-1, 2], "abs") == [1, 2]
 
 
 def test_no_scheduler_is_the_users_mistake(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,13 @@ def test_whole_numbers_of_small_range_are_exact_whatever_their_type(array: np.nd
     assert np.array_equal(quantised + int(offset), array)
 
 
+def test_large_float32_numbers_are_exact_too() -> None:
+    array = np.float32(2**25) + 4 * np.arange(27, dtype=np.float32).reshape(3, 3, 3)
+    quantised, scale, offset = quantise(array)
+    assert np.array_equal(quantised * scale + offset, array.astype(np.float64))
+    assert quantised.min() == 1
+
+
 def test_commutes_with_flips_and_permutations() -> None:
     array = np.random.default_rng(0).normal(size=(5, 6, 7))
     quantised, *rest = quantise(array)
