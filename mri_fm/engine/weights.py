@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,9 +47,10 @@ def load_objective(run_dir: Path) -> LoadedObjective:
 def _consolidated(checkpoint: Path) -> dict[str, Tensor]:
     """The whole module's fp32 weights from DeepSpeed's files, whatever the ZeRO stage."""
     if any(checkpoint.glob("*_optim_states.pt")):
-        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # DeepSpeed tells every step of it
+            from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-        state: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
+            state: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
         return {name: tensor.float() for name, tensor in state.items()}
     file: dict[str, Any] = torch.load(checkpoint / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)
     return {name: tensor.float() for name, tensor in file["module"].items()}
