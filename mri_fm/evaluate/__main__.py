@@ -27,7 +27,9 @@ def parse(words: Sequence[str] | None = None) -> Request:
     parser.add_argument("--seed", type=int, default=0, help="of folds, probes and resamples (default: %(default)s)")
     parser.add_argument("--encoder", choices=("teacher", "student"), help="default: the one the objective keeps")
     parser.add_argument("--batch-size", type=int, default=4, help="volumes embedded at once (default: %(default)s)")
-    request = Request(**vars(parser.parse_args(words)))
+    parser.add_argument("--contrasts", nargs="+", default=(), metavar="NAME", help="evaluate these alone (default: all)")
+    fields = vars(parser.parse_args(words))
+    request = Request(**fields | {"contrasts": tuple(fields["contrasts"])})
     if request.folds < 2:
         raise UserError(f"--folds {request.folds}: at least 2 folds are needed to learn on one part and test on another")
     if request.batch_size < 1:

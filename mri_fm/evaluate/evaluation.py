@@ -42,6 +42,7 @@ class Request:
     seed: int = 0
     encoder: str | None = None  # teacher, student; None: the one the objective keeps for downstream use
     batch_size: int = 4
+    contrasts: tuple[str, ...] = ()  # evaluate these alone; empty: all
 
 
 def evaluate(request: Request, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
@@ -51,15 +52,15 @@ def evaluate(request: Request, say: Callable[[str], None] = lambda line: None) -
         The content of result.json.
 
     Raises:
-        UserError: a missing or damaged run or corpus, a label or unit column that will not do, too few units, an encoder
-            that gives no finite embedding.
+        UserError: a missing or damaged run or corpus, a label, unit or contrast that will not do, too few units, an
+            encoder that gives no finite embedding.
     """
     if not request.run.is_dir():
         raise UserError(f"--run {request.run}: no such folder; give the run.dir of a training run")
     if not request.corpus.is_dir():
         raise UserError(f"--corpus {request.corpus}: no such folder; build one with python -m preprocessing.build_shards")
     corpus = Corpus.open(request.corpus, "full")
-    task = read_task(corpus.table, request.label, request.unit)
+    task = read_task(corpus.table, request.label, request.unit, request.contrasts)
     task.require_folds(request.folds)
     loaded = load_objective(request.run)
     name, trained = choose_encoder(loaded.objective, request.encoder)
@@ -112,6 +113,7 @@ def _facts(request: Request, task: Task, config: Config, samples: list[Sample]) 
         "unit": task.unit,
         "classes": list(task.classes),
         "class_counts": {name: int((task.label_S == number).sum()) for number, name in enumerate(task.classes)},
+        "contrasts": list(task.contrasts),
         "n_volumes": len(samples),
         "n_units": task.units,
         "n_missing_label": task.missing,

@@ -54,7 +54,7 @@ def text_table(result: Mapping[str, Any]) -> str:
     """The table that the command prints."""
     point, spread = method_figures(result)
     head = (f"{result['label']}: {' / '.join(result['classes'])}, {result['n_volumes']} volumes, "
-            f"{result['n_units']} {result['unit']} units; {result['caption']}")  # fmt: skip
+            f"{_contrasts(result)}, {result['n_units']} {result['unit']} units; {result['caption']}")  # fmt: skip
     lines = [f"  {TITLES[m]:<42}{point[m]:.3f}  [{spread[m][0]:.3f}, {spread[m][1]:.3f}]" for m in TITLES]
     return "\n".join([head, f"  {'':<42}AUROC  95 % interval", *lines])
 
@@ -97,7 +97,13 @@ Only for looking at: no number above uses it.</p>
 def _lead(result: Mapping[str, Any]) -> str:
     left_out = f", {result['n_missing_label']} without a label left out" if result["n_missing_label"] else ""
     counts = ", ".join(f"{count} × {escape(name)}" for name, count in result["class_counts"].items())
-    return f"{result['n_volumes']} volumes ({counts}{left_out}); {result['n_units']} units by “{escape(result['unit'])}”"
+    units = f"{result['n_units']} units by “{escape(result['unit'])}”"
+    return f"{result['n_volumes']} volumes ({counts}{left_out}); {escape(_contrasts(result))}; {units}"
+
+
+def _contrasts(result: Mapping[str, Any]) -> str:
+    named = ", ".join(result["contrasts"])
+    return f"{named} only" if len(result["contrasts"]) == 1 else f"contrasts {named}"
 
 
 def _image(description: str, address: str) -> str:

@@ -32,6 +32,7 @@ class Task:
     label_S: Ints  # class number
     unit_S: Ints  # unit number, 0…U-1
     missing: int  # rows left out for want of a label
+    contrasts: tuple[str, ...]  # of these rows, in ascending order
     caption: str
 
     @property
@@ -51,20 +52,24 @@ class Task:
             )
 
 
-def read_task(table: pa.Table, label: str, unit: str) -> Task:
+def read_task(table: pa.Table, label: str, unit: str, contrasts: Sequence[str] = ()) -> Task:
     """Read a label and a unit column of a manifest.
 
     Args:
         table: the manifest.
         label: column of classes: strings, booleans or whole numbers; empty or missing rows are left out and counted.
         unit: column whose equal values share a fold and are resampled together.
+        contrasts: keep the volumes of these alone; none given: all.
 
     Raises:
         UserError: no such column, no labelled row, one class only, a continuous column, a class within one unit, a row
-            without a unit.
+            without a unit, a contrast that no labelled volume has.
     """
     values, units = _column(table, label, "--label"), _column(table, unit, "--unit")
-    row_S = np.array([i for i, value in enumerate(values) if not _is_missing(value)], dtype=np.int64)
+    contrast = table.column("contrast").to_pylist()
+    _require_contrasts(contrasts, {c for c, value in zip(contrast, values, strict=True) if not _is_missing(value)}, label)
+    wanted = [i for i in range(len(values)) if not contrasts or contrast[i] in contrasts]
+    row_S = np.array([i for i in wanted if not _is_missing(values[i])], dtype=np.int64)
     classes, label_S = _classes([values[i] for i in row_S], label)
     unit_S = _unit_numbers([units[i] for i in row_S], unit)
     for number, name in enumerate(classes):
@@ -72,7 +77,8 @@ def read_task(table: pa.Table, label: str, unit: str) -> Task:
             raise UserError(f"class '{name}' of '{label}' lies within one {unit}, so it cannot be both learned and tested; "
                             "take a finer --unit or another label")  # fmt: skip
     caption = _caption(table, row_S, unit, int(unit_S.max()) + 1)
-    return Task(label, unit, classes, row_S, label_S, unit_S, len(values) - len(row_S), caption)
+    present = tuple(sorted({contrast[i] for i in row_S}))
+    return Task(label, unit, classes, row_S, label_S, unit_S, len(wanted) - len(row_S), present, caption)
 
 
 def _column(table: pa.Table, name: str, flag: str) -> list[Any]:
@@ -81,6 +87,13 @@ def _column(table: pa.Table, name: str, flag: str) -> list[Any]:
     near = difflib.get_close_matches(name, table.column_names, n=1, cutoff=0.4)
     hint = f", did you mean '{near[0]}'?" if near else ""
     raise UserError(f"{flag} {name}: the manifest has no such column{hint}; it has {', '.join(table.column_names)}")
+
+
+def _require_contrasts(asked: Sequence[str], present: set[str], label: str) -> None:
+    absent = [contrast for contrast in asked if contrast not in present]
+    if absent and present:
+        raise UserError(f"--contrasts {' '.join(absent)}: no volume with a value in '{label}' is of that contrast; "
+                        f"these are: {', '.join(sorted(present))}")  # fmt: skip
 
 
 def _is_missing(value: Any) -> bool:

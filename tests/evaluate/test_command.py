@@ -28,6 +28,7 @@ def test_result_holds_the_figures_and_where_they_come_from(evaluated: Path) -> N
     result = json.loads((evaluated / "result.json").read_text())
     assert result["caption"] == "rendered, 3 base anatomies, no claim about people"
     assert result["classes"] == ["0", "1"]
+    assert result["contrasts"] == ["FLAIR", "T1", "T2"]
     assert (result["n_volumes"], result["n_units"], result["n_missing_label"]) == (24, 12, 2)
     assert (result["encoder"], result["objective"], result["step"]) == ("teacher", "jepa", 0)
     assert result["n_seen_in_pretraining"] == 18
@@ -56,25 +57,14 @@ def test_report_is_one_page_that_needs_nothing_else(evaluated: Path) -> None:
 def test_the_table_is_printed(
     jepa_run: Path, labelled_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [
-        "--run",
-        jepa_run,
-        "--corpus",
-        labelled_corpus,
-        "--label",
-        "contrast",
-        "--out",
-        tmp_path,
-        "--unit",
-        "key",
-        "--folds",
-        "2",
-    ]
-    main([*map(str, words), "--encoder", "student"])
+    words = ["--run", jepa_run, "--corpus", labelled_corpus, "--label", "contrast", "--out", tmp_path, "--unit", "key"]
+    main([*map(str, words), "--folds", "2", "--encoder", "student", "--contrasts", "T1", "FLAIR"])
     printed = capsys.readouterr().out
-    assert "contrast: FLAIR / T1 / T2, 26 volumes" in printed
+    assert "contrast: FLAIR / T1, 17 volumes, contrasts FLAIR, T1" in printed
+    assert "17 volumes (8 × FLAIR, 9 × T1); contrasts FLAIR, T1;" in (tmp_path / "report.html").read_text()
     assert re.search(r"linear probe, trained encoder +0\.\d{3} +\[0\.\d{3}, [01]\.\d{3}\]", printed)
-    assert json.loads((tmp_path / "result.json").read_text())["encoder"] == "student"
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["encoder"], result["contrasts"], result["n_volumes"]) == ("student", ["FLAIR", "T1"], 17)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +76,7 @@ def test_the_table_is_printed(
         ({"label": "site"}, "all 26 labelled volumes are 'one'"),
         ({"label": "age"}, "are no classes"),
         ({"unit": "subject", "folds": 5}, "3 subject units"),
+        ({"contrasts": ("T3",)}, "--contrasts T3: .*: FLAIR, T1, T2$"),
     ],
 )
 def test_bad_requests_end_in_one_line(

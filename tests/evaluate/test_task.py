@@ -13,7 +13,8 @@ from mri_fm.evaluate.task import read_task
 
 
 def table(**columns: list[Any]) -> pa.Table:
-    return pa.table(columns)
+    rows = len(next(iter(columns.values())))
+    return pa.table({"contrast": ["T1"] * rows} | columns)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +81,26 @@ def test_what_cannot_be_probed_is_refused_in_one_line(
     with pytest.raises(UserError, match=message) as caught:
         read_task(table(**columns), label, unit)
     assert "\n" not in str(caught.value)
+
+
+def test_contrasts_restrict_the_rows_and_only_their_missing_labels_count() -> None:
+    contrast = ["T1", "T1", "T1", "T2", "T2", "T2", "FLAIR", "FLAIR"]
+    mixed = table(subject=list("abcdefgh"), y=[0, 1, None, 1, 0, None, 1, 0], contrast=contrast)
+    everything = read_task(mixed, "y", "subject")
+    assert (everything.row_S.tolist(), everything.missing, everything.contrasts) == (
+        [0, 1, 3, 4, 6, 7],
+        2,
+        ("FLAIR", "T1", "T2"),
+    )
+    both = read_task(mixed, "y", "subject", ["T2", "FLAIR"])
+    assert (both.row_S.tolist(), both.missing, both.contrasts) == ([3, 4, 6, 7], 1, ("FLAIR", "T2"))
+
+
+@pytest.mark.parametrize("asked", [["PD"], ["T1", "PD"]])
+def test_a_contrast_that_no_labelled_volume_has_is_refused_with_those_that_exist(asked: list[str]) -> None:
+    mixed = table(subject=list("abcde"), y=[0, 1, 0, 1, None], contrast=["T1", "T1", "T2", "T2", "PD"])
+    with pytest.raises(UserError, match=r"^--contrasts PD: .*: T1, T2$"):
+        read_task(mixed, "y", "subject", asked)
 
 
 def test_more_folds_than_units_are_refused() -> None:
