@@ -1,6 +1,7 @@
 """Training through the real `deepspeed` command: kill and resume, two launchers, the user's mistakes, eight nodes on paper."""
 
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import train
+from mri_fm.config import load_config
 from mri_fm.engine.loop import EXIT_STOPPED
 from mri_fm.observe.recorder import read_metrics
 from tests.distributed import free_port
@@ -126,18 +129,20 @@ def test_a_checkpoint_of_another_model_is_refused(corpus, tmp_path):
 
 
 def test_the_cluster_command_reaches_eight_hosts(tmp_path):
-    """A dry run: in the place of pdsh stands a program that writes down what it was asked to do."""
-    hostfile, called = tmp_path / "hostfile", tmp_path / "called"
-    hostfile.write_text("".join(f"worker-{n} slots=8\n" for n in range(1, 9)))
+    """The README's command, dry: in the place of pdsh stands a program that writes down what it was asked to do."""
+    called = tmp_path / "called"
     for name in ("pdsh", "ssh"):
         program = tmp_path / name
         program.write_text(f'#!/bin/sh\n[ "$(basename "$0")" = pdsh ] && echo "$@" > {called}\necho 10.0.0.1\n')
         program.chmod(0o755)
-    command = [DEEPSPEED, "--hostfile", hostfile, "--num_nodes", "8", "--master_addr", "worker-1", "train.py"]
-    command += ["--objective", "jepa_vcr", "--ds_config", "ds_configs/zero2.json", "data.corpus=CORPUS", "run.dir=RUN"]
-    code, output = run(command, tmp_path / "log", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    block = (ROOT / "README.md").read_text().split("### On a cluster\n\n```bash\n")[1].split("```")[0]
+    words = shlex.split(block.replace("\\\n", " "))
+    code, output = run([DEEPSPEED, *words[1:]], tmp_path / "log", PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert code == 0, output
-    asked = called.read_text()
+    asked = called.read_text().replace("'", "")
     assert ",".join(f"worker-{n}" for n in range(1, 9)) in asked
-    assert "train.py --objective" in asked.replace("'", "")
+    assert "train.py --objective jepa_vcr --ds_config ds_configs/zero2.json model=vit_large" in asked
     assert str(ROOT) in asked
+    options = train.parse(words[words.index("train.py") + 1 :])
+    config = load_config(options.objective, options.words)
+    assert (config.model.name, config.data.size, config.train.global_batch) == ("vit_large", [64, 160, 160], 192)
