@@ -8,7 +8,6 @@ import xxhash
 
 from mri_fm.rng import Stream, generator
 
-
 SALT = "mri-fm/"  # a change moves every subject to another split
 
 
