@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,12 +11,13 @@ from pathlib import Path, PurePosixPath
 
 import xxhash
 
+from mri_fm.errors import UserError
 from mri_fm.volume.dicom import is_dicom, series_tags
 
 TEXT_SUFFIXES = {".csv", ".tsv", ".txt", ".md", ".rst", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".bval", ".bvec"}
 TEXT_NAMES = {"readme", "license", "licence", "changes", "copying", "authors", "dicomdir"}
 HEADERS_OF = {".img": (".hdr",), ".brik": (".head",), ".rec": (".par",)}
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".mnc", ".hdr", ".img", ".par", ".rec", ".head", ".brik", ".nrrd", ".nhdr")
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".mnc", ".hdr", ".par", ".rec", ".head", ".brik", ".nrrd", ".nhdr")
 
 
 @dataclass(frozen=True)
@@ -23,41 +25,57 @@ class Input:
     """One candidate scan.
 
     Attributes:
-        source_path: its name in the ledger: posix, relative to the raw folder.
+        source_path: its name in the ledger: posix, relative to the raw folder; bytes that are no UTF-8 appear as `\\xe9`.
         files: relative paths; several for a DICOM series.
         series: whether to read it as DICOM.
         person: PatientID of a DICOM series, else "".
+        companions: relative paths of files that hold the voxels of a header.
     """
 
     source_path: str
     files: tuple[str, ...]
     series: bool = False
     person: str = ""
+    companions: tuple[str, ...] = ()
 
 
 def list_files(raw: Path) -> dict[str, tuple[int, int]]:
-    """All files below `raw`: relative posix path → (size, mtime in ns), in name order. Links are followed, circles are not."""
-    found = {}
-    for path in _walk(raw, set()):
-        try:
-            state = path.stat()
-            found[path.relative_to(raw).as_posix()] = (state.st_size, state.st_mtime_ns)
-        except OSError:  # a dangling link is an input too, and will be refused
-            found[path.relative_to(raw).as_posix()] = (-1, 0)
+    """All files below `raw`: relative posix path → (size, mtime in ns), in name order. Links are followed, circles are not.
+
+    Raises:
+        UserError: a folder that may not be listed.
+    """
+    found = {path.relative_to(raw).as_posix(): _size_and_time(path) for path in _walk(raw, set())}
     return dict(sorted(found.items()))
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """(-1, 0) for a dangling link, a pipe and the like: inputs too, which will be refused."""
+    try:
+        state = path.stat()
+    except OSError:
+        return (-1, 0)
+    return (state.st_size, state.st_mtime_ns) if stat.S_ISREG(state.st_mode) else (-1, 0)
 
 
 def find_inputs(raw: Path, files: dict[str, tuple[int, int]]) -> list[Input]:
     """Group the files of `list_files` into inputs, ordered by source path."""
     lower = {path.lower() for path in files}
-    candidates = [path for path in files if not is_text(path) and not is_companion(path, lower)]
-    series, inputs = _group_series(raw, candidates)
+    voxels: dict[str, list[str]] = defaultdict(list)
+    candidates = []
+    for path in files:
+        headers = headers_of(path, lower)
+        for header in headers:
+            voxels[header].append(path)
+        if not headers and not is_text(path):
+            candidates.append(path)
+    series, inputs = _group_series(raw, candidates, files)
     taken = [PurePosixPath(path).parent for path in (*inputs, *(members[0] for members, _ in series))]
-    found = [Input(path, (path,)) for path in inputs]
+    found = [Input(printable(path), (path,), companions=tuple(voxels[path.lower()])) for path in inputs]
     for members, person in series:
         folder = PurePosixPath(members[0]).parent
         alone = len(members) > 1 and taken.count(folder) == 1
-        found.append(Input(str(folder) if alone else members[0], tuple(members), True, person))
+        found.append(Input(printable(str(folder) if alone else members[0]), tuple(members), True, person))
     return sorted(found, key=lambda i: i.source_path)
 
 
@@ -67,15 +85,20 @@ def is_text(path: str) -> bool:
     return name.suffix.lower() in TEXT_SUFFIXES or name.stem.lower() in TEXT_NAMES
 
 
-def is_companion(path: str, lower: set[str]) -> bool:
-    """Whether a file holds the voxels of a header that lies beside it (`lower`: all paths in lower case)."""
+def headers_of(path: str, lower: set[str]) -> list[str]:
+    """The headers beside a file that holds their voxels, in lower case; [] for any other (`lower`: all paths in lower case)."""
     stem, suffix = os.path.splitext(path.lower().removesuffix(".gz"))
-    return any(stem + header in lower or f"{stem}{header}.gz" in lower for header in HEADERS_OF.get(suffix, ()))
+    return [header for end in HEADERS_OF.get(suffix, ()) for header in (stem + end, f"{stem}{end}.gz") if header in lower]
+
+
+def printable(path: str) -> str:
+    """A path as valid UTF-8; bytes that are none are written out."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def fingerprint(item: Input, files: dict[str, tuple[int, int]]) -> str:
-    """A hash of the names, sizes and times of an input's files."""
-    return xxhash.xxh3_64_hexdigest(repr([(path, files[path]) for path in item.files]).encode())
+    """A hash of the names, sizes and times of an input's files and their companions."""
+    return xxhash.xxh3_64_hexdigest(repr([(path, files[path]) for path in (*item.files, *item.companions)]).encode())
 
 
 def image_stem(path: str) -> str:
@@ -88,20 +111,28 @@ def _walk(folder: Path, above: set[str]) -> Iterator[Path]:
     real = os.path.realpath(folder)
     if real in above:
         return
-    for entry in os.scandir(folder):
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be listed ({error.strerror}): mend its permissions, or move it out of --raw"
+        ) from error
+    for entry in entries:
         if entry.is_dir():
             yield from _walk(Path(entry.path), above | {real})
         else:
             yield Path(entry.path)
 
 
-def _group_series(raw: Path, candidates: list[str]) -> tuple[list[tuple[list[str], str]], list[str]]:
+def _group_series(
+    raw: Path, candidates: list[str], files: dict[str, tuple[int, int]]
+) -> tuple[list[tuple[list[str], str]], list[str]]:
     """Split candidates into DICOM series (files of one series UID in one folder, and the person) and other files."""
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
     people: dict[tuple[str, str], str] = {}
     others = []
     for path in candidates:
-        if path.lower().endswith(IMAGE_SUFFIXES) or not _readable_dicom(raw / path):
+        if path.lower().endswith(IMAGE_SUFFIXES) or files[path][0] <= 0 or not _readable_dicom(raw / path):
             others.append(path)
             continue
         tags = series_tags(raw / path)

@@ -1,10 +1,12 @@
 """What counts as an input, and how it is named."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mri_fm.errors import UserError
 from preprocessing.discover import find_inputs, fingerprint, image_stem, is_text, list_files
 from tests.volume.test_dicom import write_series
 
@@ -64,6 +66,52 @@ def test_fingerprint_sees_size_and_time(tmp_path: Path) -> None:
     assert first == fingerprint(item, list_files(tmp_path))
     (tmp_path / "a.nii").write_bytes(b"xy")
     assert first != fingerprint(item, list_files(tmp_path))
+
+
+def test_fingerprint_sees_the_voxels_of_a_header(tmp_path: Path) -> None:
+    touch(tmp_path, "a.HDR")
+    alone = list_files(tmp_path)
+    touch(tmp_path, "a.img", "A.img.gz")
+    both = list_files(tmp_path)
+    (tmp_path / "a.img").write_bytes(b"other")
+    changed = list_files(tmp_path)
+    items = [find_inputs(tmp_path, files) for files in (alone, both, changed)]
+    assert [[i.source_path for i in found] for found in items] == [["a.HDR"]] * 3
+    assert len({fingerprint(found[0], files) for found, files in zip(items, (alone, both, changed), strict=True)}) == 3
+
+
+def test_a_pipe_is_an_input_that_nobody_waits_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "slice001")
+    assert list_files(tmp_path) == {"slice001": (-1, 0)}
+    assert names(tmp_path) == ["slice001"]
+
+
+def test_names_that_are_no_utf8_become_valid_text(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.nii")).write_bytes(b"x")
+    (item,) = find_inputs(tmp_path, list_files(tmp_path))
+    assert item.source_path == "caf\\xe9.nii"
+    assert (tmp_path / item.files[0]).is_file()
+
+
+def test_a_dicom_file_may_be_called_img(tmp_path: Path) -> None:
+    (file,) = write_series(tmp_path, np.zeros((1, 4, 4), np.uint16))
+    file.rename(tmp_path / "a.img")
+    (item,) = find_inputs(tmp_path, list_files(tmp_path))
+    assert item.series
+
+
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a.nii", "closed/b.nii")
+    listed = os.scandir
+
+    def scandir(folder: Path) -> object:
+        if Path(folder).name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return listed(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match=r"closed cannot be listed \(Permission denied\)"):
+        list_files(tmp_path)
 
 
 @pytest.mark.parametrize(

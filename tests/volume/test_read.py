@@ -2,8 +2,11 @@
 
 import contextlib
 import gzip
+import os
+import shutil
 from pathlib import Path
 
+import h5py
 import nibabel
 import numpy as np
 import pytest
@@ -104,6 +107,17 @@ def test_a_header_that_promises_too_much_allocates_nothing(tmp_path: Path) -> No
     assert code_of(tmp_path / "a.nii") == "too_large"
 
 
+def test_hdf5_that_promises_voxels_it_does_not_hold_allocates_nothing(tmp_path: Path) -> None:
+    shutil.copy(SAMPLES / "minc2_1_scale.mnc", tmp_path / "a.mnc")
+    with h5py.File(tmp_path / "a.mnc", "r+") as file:
+        group = file["minc-2.0/image/0"]
+        attributes = dict(group["image"].attrs)
+        del group["image"]
+        group.create_dataset("image", shape=(1000, 1000, 900), dtype="u1", chunks=(100, 100, 100)).attrs.update(attributes)
+    assert (tmp_path / "a.mnc").stat().st_size < 1e6
+    assert code_of(tmp_path / "a.mnc") == "truncated"
+
+
 def test_a_changed_byte_inside_gzip_is_noticed(tmp_path: Path) -> None:
     content = bytearray(nibabel.Nifti1Image(voxels(), AFFINE).to_bytes())
     stored = bytearray(gzip.compress(bytes(content), compresslevel=0))
@@ -148,6 +162,11 @@ def test_missing_companion(tmp_path: Path) -> None:
     (tmp_path / "a.img").unlink()
     assert code_of(tmp_path / "a.hdr") == "not_readable"
     assert code_of(tmp_path / "absent.nii") == "not_readable"
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.nii")
+    assert code_of(tmp_path / "a.nii") == "not_readable"
 
 
 def test_refusal_travels_between_processes() -> None:
