@@ -32,7 +32,7 @@ STEPS = 60
 CHECKPOINT_EVERY = 20
 RESUMED = "jepa_vcr"  # this run is killed on its way, and compared with one that was not
 PROBED = "mae_spectral"  # chosen before looking: the paper's best objective
-LABEL = "atrophy"
+LABEL = "contrast"
 PACKAGES = ("torch", "deepspeed", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "webdataset", "nibabel", "zarr", "numpy")
 
 

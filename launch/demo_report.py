@@ -11,17 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
+import zarr
 from matplotlib.figure import Figure
 
 from mri_fm.data.corpus import Corpus
 from mri_fm.data.loader import evaluation_batches
+from mri_fm.data.schema import ARCHIVE_DIR, MANIFEST_FILE
 from mri_fm.engine.weights import load_objective
 from mri_fm.objectives.mae import MAE
 from mri_fm.observe.page import html_image, html_page, html_table, html_tiles
 from mri_fm.observe.recorder import read_metrics
+from preprocessing.report import choose_for_gallery, middle_slices
 
 COLLAPSE_RATIO = 0.5
+SHOWN = 8  # volumes in the corpus picture
 
 
 def write_demo_report(out: Path, summary: dict[str, Any], reconstructed: str) -> None:
@@ -33,7 +38,7 @@ def write_demo_report(out: Path, summary: dict[str, Any], reconstructed: str) ->
         reconstructed: the MAE run whose reconstruction is shown.
     """
     sections = [
-        _corpus_section(summary["corpus"]),
+        _corpus_section(out / "corpus", summary["corpus"]),
         _training_section(out, summary["runs"]),
         _resume_section(summary["resume"]),
         _reconstruction_section(out, reconstructed),
@@ -56,14 +61,26 @@ def collapse_warnings(runs: dict[str, Any]) -> list[str]:
     return found
 
 
-def _corpus_section(corpus: dict[str, int]) -> str:
-    tiles = html_tiles([(name.replace("_", " "), str(value)) for name, value in corpus.items()])
+def _corpus_section(corpus: Path, counts: dict[str, int]) -> str:
+    tiles = html_tiles([(name.replace("_", " "), str(value)) for name, value in counts.items()])
     return f"""<h1>From raw MRI to a probed encoder</h1>
 <p class="note">Everything on this page was measured by <code>make demo</code> on this machine, at a size that two CPU cores
 train in minutes. It shows that the parts work together, not what the method can do.</p>
-<h2>Corpus</h2>{tiles}
+<h2>Corpus</h2>{tiles}{html_image(_corpus_figure(corpus), "middle slices of some volumes")}
 <p>Variants are rendered from real anatomy and are no people; distinct brains count the anatomies behind all volumes.
 <a href="corpus/report.html">The corpus report</a> has pictures, and what was refused and why.</p>"""
+
+
+def _corpus_figure(corpus: Path) -> Figure:
+    rows = choose_for_gallery(pq.read_table(corpus / MANIFEST_FILE).to_pylist(), SHOWN)
+    archive = zarr.open_group(corpus / ARCHIVE_DIR, mode="r")
+    figure = Figure(figsize=(11, 3.3), layout="constrained")
+    for axis, row in zip(figure.subplots(2, SHOWN // 2).flat, rows, strict=False):
+        axis.imshow(middle_slices(archive[f"{row['key']}/0"], row["spacing"]), cmap="gray")
+        axis.set_title(f"{row['base']} {row['contrast']}, {row['kind']}", fontsize=8)
+    for axis in figure.axes:
+        axis.axis("off")
+    return figure
 
 
 def _training_section(out: Path, runs: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ import io
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,15 +44,21 @@ def load_objective(run_dir: Path) -> LoadedObjective:
 
 
 def _consolidated(checkpoint: Path) -> dict[str, Tensor]:
-    """The whole module's fp32 weights from DeepSpeed's files, whatever the ZeRO stage."""
+    """The whole module's fp32 weights from DeepSpeed's files, whatever the ZeRO stage.
+
+    Below stage 3 one file has the forward weights of all parameters and the optimizer's files the fp32 masters of the trained
+    ones; at stage 3 everything is in shards.
+    """
+    state: dict[str, Tensor] = {}
+    forward_weights = checkpoint / "mp_rank_00_model_states.pt"
+    if forward_weights.is_file():
+        state |= torch.load(forward_weights, map_location="cpu", weights_only=False)["module"]
     if any(checkpoint.glob("*_optim_states.pt")):
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # DeepSpeed tells every step of it
             from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-            state: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
-        return {name: tensor.float() for name, tensor in state.items()}
-    file: dict[str, Any] = torch.load(checkpoint / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)
-    return {name: tensor.float() for name, tensor in file["module"].items()}
+            state |= get_fp32_state_dict_from_zero_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
+    return {name: tensor.float() for name, tensor in state.items()}
 
 
 def _load_teacher(objective: Objective, checkpoint: Path) -> None:

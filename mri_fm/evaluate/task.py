@@ -31,7 +31,7 @@ class Task:
     row_S: Ints  # row of the manifest
     label_S: Ints  # class number
     unit_S: Ints  # unit number, 0…U-1
-    missing: int  # rows left out for want of a label
+    missing: int  # rows left out for want of a label or a unit
     contrasts: tuple[str, ...]  # of these rows, in ascending order
     caption: str
 
@@ -57,21 +57,22 @@ def read_task(table: pa.Table, label: str, unit: str, contrasts: Sequence[str] =
 
     Args:
         table: the manifest.
-        label: column of classes: strings, booleans or whole numbers; empty or missing rows are left out and counted.
-        unit: column whose equal values share a fold and are resampled together.
+        label: column of classes: strings, booleans or whole numbers; rows without a value are left out and counted.
+        unit: column whose equal values share a fold and are resampled together; rows without a value are left out too.
         contrasts: keep the volumes of these alone; none given: all.
 
     Raises:
-        UserError: no such column, no labelled row, one class only, a continuous column, a class within one unit, a row
-            without a unit, a contrast that no labelled volume has.
+        UserError: no such column, no labelled row, one class only, a continuous column, a class within one unit, an
+            empty unit column, a contrast that no labelled volume has.
     """
     values, units = _column(table, label, "--label"), _column(table, unit, "--unit")
     contrast = table.column("contrast").to_pylist()
     _require_contrasts(contrasts, {c for c, value in zip(contrast, values, strict=True) if not _is_missing(value)}, label)
     wanted = [i for i in range(len(values)) if not contrasts or contrast[i] in contrasts]
-    row_S = np.array([i for i in wanted if not _is_missing(values[i])], dtype=np.int64)
+    _require_units(units, unit)
+    row_S = np.array([i for i in wanted if not (_is_missing(values[i]) or _is_missing(units[i]))], dtype=np.int64)
     classes, label_S = _classes([values[i] for i in row_S], label)
-    unit_S = _unit_numbers([units[i] for i in row_S], unit)
+    unit_S = _unit_numbers([units[i] for i in row_S])
     for number, name in enumerate(classes):
         if len(np.unique(unit_S[label_S == number])) < 2:
             raise UserError(f"class '{name}' of '{label}' lies within one {unit}, so it cannot be both learned and tested; "
@@ -119,12 +120,12 @@ def _classes(values: Sequence[Any], label: str) -> tuple[tuple[str, ...], Ints]:
     return names, np.array([number[value] for value in values], dtype=np.int64)
 
 
-def _unit_numbers(values: Sequence[Any], unit: str) -> Ints:
-    lacking = sum(_is_missing(value) for value in values)
-    if lacking:
-        raise UserError(
-            f"--unit {unit}: {lacking} of {len(values)} labelled volumes have no value in this column; choose another"
-        )
+def _require_units(values: Sequence[Any], unit: str) -> None:
+    if all(map(_is_missing, values)):
+        raise UserError(f"--unit {unit}: no volume has a value in this column; choose another")
+
+
+def _unit_numbers(values: Sequence[Any]) -> Ints:
     return np.unique(np.array([str(value) for value in values]), return_inverse=True)[1].astype(np.int64)
 
 

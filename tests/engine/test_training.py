@@ -10,7 +10,8 @@ import torch
 from mri_fm.config import Config, load_config
 from mri_fm.engine.environment import read_environment, start_process_group
 from mri_fm.engine.loop import EXIT_DONE, Trainer, run_training
-from mri_fm.engine.setup import DEFAULT_DS_CONFIG, read_ds_config
+from mri_fm.engine.setup import DEFAULT_DS_CONFIG, build_objective, read_ds_config
+from mri_fm.engine.weights import LoadedObjective, load_objective
 from mri_fm.observe.recorder import read_metrics
 from tests.distributed import run_ranks
 
@@ -63,6 +64,20 @@ def test_stages_1_and_2_agree_bitwise_and_stage_3_within_rounding(corpus, tmp_pa
     assert len(losses["zero1"]) == 4
     assert losses["zero2"] == losses["zero1"]
     assert losses["zero3"] == pytest.approx(losses["zero1"], abs=1e-6)
+    check_loaded_weights({stage: load_objective(tmp_path / stage) for stage in losses})
+
+
+def check_loaded_weights(loaded: dict[str, LoadedObjective]) -> None:
+    """Each stage writes its own format; read back they hold the same network, with a teacher of its own."""
+    states = {stage: item.objective.state_dict() for stage, item in loaded.items()}
+    for stage in ("zero2", "zero3"):
+        for name, tensor in states["zero1"].items():
+            torch.testing.assert_close(states[stage][name], tensor, atol=1e-6, rtol=1e-5)
+    initial = build_objective(loaded["zero1"].config).state_dict()
+    student, teacher = (states["zero1"][f"{part}.embedding.weight"] for part in ("student", "teacher"))
+    moved = [float((part - initial["student.embedding.weight"]).abs().max()) for part in (student, teacher)]
+    assert 0 < moved[1] < moved[0]  # the teacher follows, slowly
+    assert loaded["zero1"].step == 4
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

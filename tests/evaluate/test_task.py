@@ -41,6 +41,11 @@ def test_rows_without_a_label_are_left_out_and_counted() -> None:
     assert task.units == 4
 
 
+def test_rows_without_a_unit_are_left_out_and_counted() -> None:
+    task = read_task(table(subject=["a", None, "b", "c", "d"], y=[1, 1, 0, 0, 1]), "y", "subject")
+    assert (task.row_S.tolist(), task.missing) == ([0, 2, 3, 4], 1)
+
+
 def test_a_missing_float_is_missing() -> None:
     task = read_task(table(subject=list("abcde"), y=[1.0, float("nan"), 0.0, 1.0, 0.0]), "y", "subject")
     assert task.row_S.tolist() == [0, 2, 3, 4]
@@ -71,7 +76,7 @@ def test_rendered_volumes_say_what_they_are() -> None:
         ({"subject": list("abcd"), "y": [0.5, 1.5, 0.5, 1.5]}, "y", "subject", "are no classes"),
         ({"subject": list("abcd"), "y": [[1], [2], [1], [2]]}, "y", "subject", "holds lists"),
         ({"subject": ["a", "a", "b", "c"], "y": [1, 1, 0, 0]}, "y", "subject", "class '1' of 'y' lies within one subject"),
-        ({"subject": ["a", None, "b", "c"], "y": [1, 1, 0, 0]}, "y", "subject", "1 of 4 labelled volumes have no value"),
+        ({"subject": [None, ""], "y": [1, 0]}, "y", "subject", "no volume has a value in this column"),
         ({"subject": list(map(str, range(42))), "y": list(range(21)) * 2}, "y", "subject", "21 distinct values"),
     ],
 )
