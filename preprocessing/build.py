@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import secrets
 import shutil
 from collections import Counter
@@ -20,6 +21,7 @@ from mri_fm.data.schema import (
     CORPUS_FILE,
     CROP_MARGIN,
     FORMAT_VERSION,
+    LEDGER_FILE,
     MANIFEST_FILE,
     REPORT_FILE,
     SHARD_DIR,
@@ -29,7 +31,7 @@ from mri_fm.errors import UserError
 from mri_fm.volume.canonical import MAX_SPACING_MM, MIN_FIELD_OF_VIEW_MM
 from preprocessing.archive import open_archive
 from preprocessing.discover import Input, find_inputs, fingerprint, list_files
-from preprocessing.files import file_checksum, write_text
+from preprocessing.files import checksum, read_object, write_text
 from preprocessing.knowledge import Knowledge, contrast_of, know
 from preprocessing.plan import keep_first, plan_shards, split_of
 from preprocessing.runner import Runner, task_runner
@@ -56,7 +58,7 @@ class Spec:
     def __post_init__(self) -> None:
         if not 0 < self.max_spacing < 100:
             raise UserError(f"--max-spacing {self.max_spacing:g} must lie between 0 and 100 mm")
-        if min(self.val_fraction, self.test_fraction) < 0 or self.val_fraction + self.test_fraction >= 1:
+        if not (self.val_fraction >= 0 and self.test_fraction >= 0 and self.val_fraction + self.test_fraction < 1):
             raise UserError("--val-fraction and --test-fraction must be at least 0 and leave something to train on")
         if self.shard_bytes < 1:
             raise UserError(f"--shard-bytes {self.shard_bytes} must be positive")
@@ -94,13 +96,12 @@ def build(
         The content of corpus.json, and whether anything had to be done.
 
     Raises:
-        UserError: no inputs, folders inside one another, a wrong labels.csv, or an input that changes meanwhile.
+        UserError: no inputs, folders inside one another, an `out` that holds something else or cannot be written, a wrong
+            labels.csv, or an input that changes meanwhile.
     """
     spec, raw, out = spec or Spec(), raw.resolve(), out.resolve()  # workers elsewhere have another current folder
     files = _list_raw(raw, out)
-    for folder in (SCRATCH_DIR, DONE_DIR):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    (out / "private").chmod(0o700)
+    _make_folders(out)
     with _locked(out):
         state = json.dumps({"spec": spec.hash(), "report": report is not None, "files": files})
         current = _up_to_date(out, state)
@@ -138,7 +139,22 @@ def _list_raw(raw: Path, out: Path) -> dict[str, tuple[int, int]]:
     files = list_files(raw)
     if not files:
         raise UserError(f"{raw} is empty: put scans there, or `python -m preprocessing.sample_data --out {raw}`")
+    if any(Path(os.path.realpath(folder)).is_relative_to(out) for folder in {(raw / path).parent for path in files}):
+        raise UserError(f"a link in {raw} leads into --out {out}: remove it, or choose another --out")
     return files
+
+
+def _make_folders(out: Path) -> None:
+    """Make the private folders. `out` must be new, empty or a build's: a build removes what it has not written."""
+    try:
+        known = not out.exists() or not any(out.iterdir()) or (out / LOCK_FILE).is_file() or (out / CORPUS_FILE).is_file()
+        if not known:
+            raise UserError(f"--out {out} holds files that are no corpus: choose a new folder")
+        for folder in (SCRATCH_DIR, DONE_DIR):
+            (out / folder).mkdir(parents=True, exist_ok=True)
+        (out / "private").chmod(0o700)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be made ({error.strerror}): choose another folder") from error
 
 
 @contextmanager
@@ -152,14 +168,12 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def _up_to_date(out: Path, state: str) -> dict[str, Any] | None:
-    """The finished corpus.json, if it was built from exactly this and nothing of it is missing."""
-    recorded, corpus = out / STATE_FILE, out / CORPUS_FILE
-    if not (recorded.is_file() and corpus.is_file()) or recorded.read_text() != state:
+    """The finished corpus.json, if it was built from exactly this and every byte of it is still there."""
+    recorded = out / STATE_FILE
+    if not (recorded.is_file() and (out / LEDGER_FILE).is_file()) or recorded.read_bytes() != state.encode():
         return None
-    content = json.loads(corpus.read_text())
-    records = [json.loads(path.read_text()) for path in (out / DONE_DIR).glob("*.json")]
-    complete = all((out / path).exists() for path in content["checksums"]) and all(is_intact(out, r) for r in records)
-    return content if complete else None
+    content = read_object(out / CORPUS_FILE)
+    return content if content and is_intact(out, content) else None
 
 
 def _secret(out: Path) -> bytes:
@@ -167,7 +181,10 @@ def _secret(out: Path) -> bytes:
     path = out / KEY_FILE
     if not path.is_file():
         write_text(path, secrets.token_hex(32), mode=0o600)
-    return bytes.fromhex(path.read_text())
+    try:
+        return bytes.fromhex(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged and the pseudonyms hang on it: restore it, or build into a new folder") from error
 
 
 def _decide(
@@ -186,8 +203,7 @@ def _decide(
 
 
 def _known_decisions(out: Path, spec: Spec) -> dict[str, Decision]:
-    path = out / DECISIONS_FILE
-    content = json.loads(path.read_text()) if path.is_file() else {}
+    content = read_object(out / DECISIONS_FILE)
     if content.get("spec") != spec.hash():
         return {}
     return {row["source_path"]: Decision(**row) for row in content["decisions"]}
@@ -293,9 +309,9 @@ def _remove_stale(out: Path, tasks: Sequence[ShardTask], keys: set[str]) -> None
 def _finish(out: Path, content: dict[str, Any], report: Callable[[Path], None] | None) -> None:
     """Report and checksums; corpus.json is written before the report, which reads it, and again with its checksum."""
     for name in (MANIFEST_FILE, f"{ARCHIVE_DIR}/zarr.json"):
-        content["checksums"][name] = file_checksum(out / name)
+        content["checksums"][name] = checksum(out / name)
     write_corpus_file(out, content)
     if report is not None:
         report(out)
-        content["checksums"][REPORT_FILE] = file_checksum(out / REPORT_FILE)
+        content["checksums"][REPORT_FILE] = checksum(out / REPORT_FILE)
         write_corpus_file(out, content)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 from pathlib import Path
 
 from mri_fm.errors import UserError, run_main
+
+NO_ROOM_OR_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 def main() -> None:
@@ -21,10 +24,15 @@ def main() -> None:
     from preprocessing.build import Spec, build, summary  # after parsing: this import takes seconds, in every worker too
     from preprocessing.report import write_report
 
-    spec = Spec(arguments.max_spacing, arguments.val_fraction, arguments.test_fraction, int(arguments.shard_bytes))
-    content, changed = build(
-        arguments.raw, arguments.out, spec, workers=arguments.workers, scheduler=arguments.scheduler, report=write_report
-    )
+    spec = Spec(arguments.max_spacing, arguments.val_fraction, arguments.test_fraction, arguments.shard_bytes)
+    workers = {"workers": arguments.workers, "scheduler": arguments.scheduler}
+    try:
+        content, changed = build(arguments.raw, arguments.out, spec, **workers, report=write_report)
+    except OSError as error:
+        if error.errno not in NO_ROOM_OR_RIGHT:
+            raise
+        where = error.filename or arguments.out
+        raise UserError(f"{where}: {error.strerror}; mend that and run the same command again, it continues") from error
     print(f"{arguments.out}: {'built' if changed else 'up to date, nothing to do'}")
     print(summary(content))
 
@@ -36,10 +44,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-spacing", type=float, default=6.5, help="refuse volumes whose voxels lie further apart, mm")
     parser.add_argument("--val-fraction", type=float, default=0.1, help="share of subjects for validation")
     parser.add_argument("--test-fraction", type=float, default=0.0, help="share of subjects for tests")
-    parser.add_argument("--shard-bytes", type=float, default=1e9, help="payload per shard")
+    parser.add_argument("--shard-bytes", type=_whole, default=1_000_000_000, help="payload per shard")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes on this machine")
     parser.add_argument("--scheduler", help="address of a running Dask scheduler, e.g. tcp://host:8786, instead of --workers")
     return parser
+
+
+def _whole(text: str) -> int:
+    number = float(text)
+    if not number.is_integer():  # nor are NaN and infinity
+        raise argparse.ArgumentTypeError(f"{text} is no whole number")
+    return int(number)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
@@ -20,13 +22,20 @@ def write_text(path: Path, text: str, *, mode: int = 0o644) -> None:
     partial.replace(path)
 
 
-def file_checksum(path: Path) -> str:
-    """XXH3-64 (hex) of a file."""
-    return _update(xxhash.xxh3_64(), [path]).hexdigest()
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object that `write_text` left; {} where there is none or it was damaged since."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
-def tree_checksum(folder: Path) -> str:
-    """XXH3-64 (hex) over the names and bytes of all files below a folder, in name order."""
+def checksum(path: Path) -> str:
+    """XXH3-64 (hex) of a file, or over the names and bytes of all files below a folder, in name order; "" if absent."""
+    if not path.is_dir():
+        return _update(xxhash.xxh3_64(), [path]).hexdigest() if path.is_file() else ""
+    folder = path
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     digest = xxhash.xxh3_64("\n".join(p.relative_to(folder).as_posix() for p in paths).encode())
     return _update(digest, paths).hexdigest()

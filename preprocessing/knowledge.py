@@ -12,7 +12,6 @@ import hmac
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -103,21 +102,37 @@ def read_labels(path: Path, inputs: list[Input]) -> dict[str, dict[str, str]]:
     """
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        _check_columns(path, reader.fieldnames or [])
-        names = {name: item.source_path for item in inputs for name in (*item.files, item.source_path)}
-        rows: dict[str, dict[str, str]] = {}
-        for row in reader:
-            source = names.get(row["path"])
-            _check_row(f"{path}, line {reader.line_num}", row, source, rows)
-            rows[str(source)] = {k: v.strip() for k, v in row.items() if k != "path" and v}
+    columns, lines = _read_table(path, ",")
+    _check_columns(path, columns)
+    names = {name: item.source_path for item in inputs for name in (*item.files, item.source_path)}
+    rows: dict[str, dict[str, str]] = {}
+    for number, row in lines:
+        source = names.get(row["path"])
+        _check_row(f"{path}, line {number}", row, source, rows)
+        rows[str(source)] = {k: v.strip() for k, v in row.items() if k != "path" and v}
     return rows
 
 
-def _check_columns(path: Path, columns: Iterable[str]) -> None:
+def _read_table(path: Path, delimiter: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The columns of a table, and its rows with their line numbers."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, delimiter=delimiter)
+            rows = [(reader.line_num, row) for row in reader]
+            return list(reader.fieldnames or []), rows
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is no table in UTF-8 ({error}): save it as such") from error
+
+
+def _check_columns(path: Path, columns: list[str]) -> None:
     if "path" not in columns:
         raise UserError(f"{path} has no column 'path': name each scan there, relative to the raw folder")
+    for number, column in enumerate(columns):
+        meant = column.strip().lower()
+        if not meant or column in columns[:number]:
+            raise UserError(f"{path}: column {number + 1} has no name of its own, '{column}': name it or remove it")
+        if meant != column and meant in KNOWN_COLUMNS:
+            raise UserError(f"{path}: column '{column}' must be written '{meant}'")
     taken = sorted(set(columns) & (set(MANIFEST.names) - set(KNOWN_COLUMNS)))
     if taken:
         raise UserError(f"{path}: the build fills the column '{taken[0]}' itself, rename yours")
@@ -158,12 +173,11 @@ def _read_participants(path: Path) -> dict[str, dict[str, str]]:
         return {}
     taken = {*MANIFEST.names, "kind", "base"}
     people = {}
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        for row in csv.DictReader(stream, delimiter="\t"):
-            name = (row.get("participant_id") or "").strip()
-            values = {k: (v or "").strip() for k, v in row.items() if k and k != "participant_id"}
-            labels = {f"participant_{k}" if k in taken else k: v for k, v in values.items()}
-            people[name if name.startswith("sub-") else f"sub-{name}"] = labels
+    for _, row in _read_table(path, "\t")[1]:
+        name = (row.get("participant_id") or "").strip()
+        values = {k: (v or "").strip() for k, v in row.items() if k and k != "participant_id"}
+        labels = {f"participant_{k}" if k in taken else k: v for k, v in values.items()}
+        people[name if name.startswith("sub-") else f"sub-{name}"] = labels
     return people
 
 

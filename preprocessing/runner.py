@@ -48,7 +48,7 @@ def task_runner(workers: int, scheduler: str | None = None) -> Iterator[Runner]:
     from distributed import Client, LocalCluster
 
     dask.config.set({"distributed.scheduler.allowed-failures": 1, "distributed.admin.tick.limit": "1h"})
-    with _cluster(scheduler, lambda: LocalCluster(workers, threads_per_worker=1, dashboard_address=None)) as address:
+    with _cluster(scheduler, lambda: LocalCluster(workers, threads_per_worker=1, dashboard_address=":0")) as address:
         try:
             client = Client(address, timeout=CONNECT_TIMEOUT_S)
         except (OSError, ValueError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mri_fm.data.schema import CORPUS_FILE, LEDGER, LEDGER_FILE, MANIFEST, MANIFEST_FILE
+from mri_fm.errors import UserError
 from preprocessing.files import write_text
 from preprocessing.knowledge import MISSING_VALUES
 
+NUMBERS = ((re.compile(r"-?(0|[1-9]\d*)"), int, pa.int64()),
+           (re.compile(r"-?((0|[1-9]\d*)(\.\d*)?|\.\d+)(e[-+]?\d+)?", re.IGNORECASE), float, pa.float64()))  # fmt: skip
 TEXT_COLUMNS = ("kind", "base", "rendering")  # names, even where they look like numbers
 
 
@@ -40,9 +44,18 @@ def write_ledger(corpus: Path, rows: Sequence[dict[str, str]]) -> None:
 
 
 def read_ledger(corpus: Path) -> list[dict[str, str]]:
-    """The rows of the ledger; [] where there is none."""
+    """The rows of the ledger; [] where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
     path = corpus / LEDGER_FILE
-    return pq.read_table(path).to_pylist() if path.is_file() else []
+    try:
+        return pq.read_table(path).to_pylist() if path.is_file() else []
+    except pa.ArrowInvalid as error:
+        raise UserError(
+            f"{path} is damaged: restore it, or remove it to let the first source path of equal scans stay"
+        ) from error
 
 
 def write_corpus_file(corpus: Path, content: dict[str, Any]) -> None:
@@ -51,13 +64,17 @@ def write_corpus_file(corpus: Path, content: dict[str, Any]) -> None:
 
 
 def label_column(values: Sequence[str | None]) -> pa.Array:
-    """Text to integers or floats where all present values are numbers, else to text; `MISSING_VALUES` become null."""
+    """Text to integers or floats where all present values are numbers, else to text; `MISSING_VALUES` become null.
+
+    A leading zero makes a code of a number ("007"), which stays text.
+    """
     present = [None if v is None or v.strip().lower() in MISSING_VALUES else v.strip() for v in values]
-    for kind, arrow in ((int, pa.int64()), (float, pa.float64())):
-        try:
-            return pa.array([None if v is None else kind(v) for v in present], arrow)
-        except (ValueError, OverflowError, pa.ArrowInvalid):
-            continue
+    for pattern, kind, arrow in NUMBERS:
+        if all(v is None or pattern.fullmatch(v) for v in present):
+            try:
+                return pa.array([None if v is None else kind(v) for v in present], arrow)
+            except (ValueError, OverflowError, pa.ArrowInvalid):
+                continue
     return pa.array(present, pa.string())
 
 

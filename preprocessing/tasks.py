@@ -17,7 +17,7 @@ from mri_fm.volume.read import read_series, read_volume, refuse_failures
 from mri_fm.volume.refusal import Refusal
 from preprocessing.archive import write_image
 from preprocessing.discover import Input
-from preprocessing.files import file_checksum, tree_checksum, write_text
+from preprocessing.files import checksum, read_object, write_text
 from preprocessing.shards import Sample, write_shard
 
 SCRATCH_DIR = "private/scratch"
@@ -98,7 +98,7 @@ def write_task(task: ShardTask) -> dict[str, Any]:
     """Pass 2: write one shard and the images of its volumes, unless that was done before.
 
     Returns:
-        {"identity", "rows": manifest facts by key, "sizes" and "checksums": by path relative to the corpus}.
+        {"identity", "rows": manifest facts by key, "checksums": by path relative to the corpus}.
 
     Raises:
         UserError: an input is no longer what pass 1 saw.
@@ -119,16 +119,13 @@ def write_task(task: ShardTask) -> dict[str, Any]:
 
 
 def is_intact(out: Path, record: dict[str, Any]) -> bool:
-    """Whether all that a shard's record names is there, the files with the size they were written with."""
-    present = all((out / path).exists() for path in record["checksums"])
-    return present and all((out / path).stat().st_size == size for path, size in record["sizes"].items())
+    """Whether all files and images that a record or corpus.json names are there, byte for byte."""
+    return all(checksum(out / path) == value for path, value in record["checksums"].items())
 
 
 def _earlier_record(done: Path, task: ShardTask, out: Path) -> dict[str, Any] | None:
-    if not done.is_file():
-        return None
-    record = json.loads(done.read_text())
-    return record if record["identity"] == task.identity() and is_intact(out, record) else None
+    record = read_object(done)
+    return record if record.get("identity") == task.identity() and is_intact(out, record) else None
 
 
 def _samples(task: ShardTask, rows: dict[str, dict[str, Any]]) -> Iterator[Sample]:
@@ -175,11 +172,6 @@ def _facts(canonical: Canonical, cropped: Crop) -> dict[str, Any]:
 
 
 def _record(task: ShardTask, out: Path, tar: Path, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    files = {f.relative_to(out).as_posix(): f for f in (tar, tar.with_suffix(".idx"))}
-    images = {f"{ARCHIVE_DIR}/{key}": out / ARCHIVE_DIR / key for key in rows}
-    return {
-        "identity": task.identity(),
-        "rows": rows,
-        "sizes": {name: file.stat().st_size for name, file in files.items()},
-        "checksums": {n: file_checksum(f) for n, f in files.items()} | {n: tree_checksum(i) for n, i in images.items()},
-    }
+    paths = [tar, tar.with_suffix(".idx"), *(out / ARCHIVE_DIR / key for key in rows)]
+    checksums = {path.relative_to(out).as_posix(): checksum(path) for path in paths}
+    return {"identity": task.identity(), "rows": rows, "checksums": checksums}

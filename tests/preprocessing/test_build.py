@@ -17,7 +17,7 @@ import xxhash
 from mri_fm.errors import UserError
 from preprocessing import tasks
 from preprocessing.build import Spec, build, summary
-from preprocessing.files import file_checksum, tree_checksum
+from preprocessing.files import checksum
 from tests.corpora import SPEC, flipped, resampled, small_raw, write_labels
 from tests.volume.test_dicom import write_series
 
@@ -34,7 +34,7 @@ def ledger(corpus: Path) -> dict[str, dict]:
 
 def contents(corpus: Path) -> dict[str, str]:
     paths = [p for p in corpus.rglob("*") if p.is_file() and "private" not in p.parts]
-    return {p.relative_to(corpus).as_posix(): file_checksum(p) for p in paths}
+    return {p.relative_to(corpus).as_posix(): checksum(p) for p in paths}
 
 
 def mixed_raw(raw: Path) -> Path:
@@ -81,8 +81,8 @@ def test_corpus_file_covers_everything(corpus: Path) -> None:
     images = {path for path in content["checksums"] if (corpus / path).is_dir()}
     files = {p for p in contents(corpus) if p != "corpus.json" and not any(p.startswith(f"{i}/") for i in images)}
     assert files == covered
-    for path, checksum in content["checksums"].items():
-        assert checksum == (tree_checksum if path in images else file_checksum)(corpus / path)
+    for path, value in content["checksums"].items():
+        assert value == checksum(corpus / path)
     counts = content["counts"]
     assert counts == {"inputs": 8, "accepted": 8, "duplicate": 0, "refused": 0, "distinct_brains": 8, "templates": 0,
                       "variants": 0, "by_code": {}}  # fmt: skip
@@ -177,13 +177,59 @@ def test_an_interrupted_build_continues_and_equals_one_that_was_not(
     assert contents(out) == contents(corpus)
 
 
-def test_a_cut_shard_is_written_again(tmp_path: Path, corpus: Path) -> None:
+@pytest.mark.parametrize(
+    "name",
+    ["shards/train-000000.tar", "shards/train-000000.idx", "manifest.parquet", "volumes.zarr/*/0/c/0/0/0", "corpus.json"],
+)
+def test_what_was_changed_behind_our_back_is_written_again(tmp_path: Path, corpus: Path, name: str) -> None:
     shutil.copytree(corpus, tmp_path / "corpus")
     before = contents(tmp_path / "corpus")
-    shard = tmp_path / "corpus/shards/train-000000.tar"
-    os.truncate(shard, shard.stat().st_size // 2)
+    path = next((tmp_path / "corpus").glob(name))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
     assert build(corpus.parent / "raw", tmp_path / "corpus", SPEC)[1]
     assert contents(tmp_path / "corpus") == before
+
+
+@pytest.mark.parametrize("name", ["inputs.json", "decisions.json", "done/train-000000.json"])
+def test_a_damaged_memory_is_no_memory(tmp_path: Path, corpus: Path, name: str) -> None:
+    shutil.copytree(corpus, tmp_path / "corpus")
+    (tmp_path / "corpus/private" / name).write_bytes(b"\xff")
+    build(corpus.parent / "raw", tmp_path / "corpus", SPEC)
+    assert contents(tmp_path / "corpus") == contents(corpus)
+    (tmp_path / "corpus/private/ledger.parquet").unlink()
+    build(corpus.parent / "raw", tmp_path / "corpus", SPEC)
+    assert ledger(tmp_path / "corpus") == ledger(corpus)
+
+
+def test_voxels_that_change_beside_their_header_are_read_again(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    image = resampled((5, 5, 5))
+    nibabel.save(nibabel.Nifti1Pair(np.asarray(image.dataobj), image.affine), tmp_path / "raw/a_T1.hdr")
+    build(tmp_path / "raw", tmp_path / "corpus")
+    voxels = tmp_path / "raw/a_T1.img"
+    voxels.write_bytes(voxels.read_bytes()[:-100])
+    build(tmp_path / "raw", tmp_path / "corpus")
+    assert ledger(tmp_path / "corpus")["a_T1.hdr"]["code"] == "truncated"
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out/shards").mkdir(parents=True)
+    (tmp_path / "out/shards/mine.txt").write_text("keep")
+    (tmp_path / "file").write_text("keep")
+    raw = mixed_raw(tmp_path / "raw")
+    with pytest.raises(UserError, match="holds files that are no corpus"):
+        build(raw, tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").rglob("*")] == ["shards", "mine.txt"]
+    for out in (tmp_path / "file", tmp_path / "file/sub"):
+        with pytest.raises(UserError, match="cannot be made"):
+            build(raw, out)
+    (tmp_path / "new").mkdir()
+    (raw / "link").symlink_to(tmp_path / "new")
+    (tmp_path / "new/x.nii").write_text("x")
+    with pytest.raises(UserError, match="leads into --out"):
+        build(raw, tmp_path / "new")
 
 
 def test_nothing_but_refusals_is_a_corpus_without_volumes(tmp_path: Path) -> None:
@@ -229,7 +275,8 @@ def test_mistakes(tmp_path: Path) -> None:
     for inside in (raw / "out", tmp_path, raw):
         with pytest.raises(UserError, match="inside one another"):
             build(raw, inside)
-    for wrong in ({"max_spacing": 0}, {"val_fraction": 0.6, "test_fraction": 0.4}, {"val_fraction": -0.1}, {"shard_bytes": 0}):
+    for wrong in ({"max_spacing": 0}, {"val_fraction": 0.6, "test_fraction": 0.4}, {"val_fraction": -0.1}, {"shard_bytes": 0},
+                  {"max_spacing": float("nan")}, {"val_fraction": float("nan")}, {"test_fraction": float("nan")}):  # fmt: skip
         with pytest.raises(UserError):
             Spec(**wrong)
 

@@ -87,6 +87,14 @@ def test_labels_overrule_bids(tmp_path: Path) -> None:
     assert plain.subject.startswith("anon-")
 
 
+@pytest.mark.parametrize("name", ["labels.csv", "participants.tsv"])
+def test_a_table_in_another_encoding_is_named(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "sub-01/anat/sub-01_T1w.nii")
+    (tmp_path / name).write_bytes("path,städte\n".encode("latin-1"))
+    with pytest.raises(UserError, match=f"{name} is no table in UTF-8"):
+        learn(tmp_path)
+
+
 def test_pseudonyms_need_the_key_and_join_contrasts_of_one_person(tmp_path: Path) -> None:
     touch(tmp_path, "doe_T1.nii", "doe_T2.nii", "roe_T1.nii", "p7/T1.nii", "p7/flair.nii", "p8/T1.nii")
     found = {p: k.subject for p, k in learn(tmp_path).items()}
@@ -106,6 +114,9 @@ def test_pseudonyms_need_the_key_and_join_contrasts_of_one_person(tmp_path: Path
         ("path,contrast\na.nii,t1\n", "line 2: contrast 't1'"),
         ("path,checksum\na.nii,1\n", "the column 'checksum'"),
         ("path,note\na.nii,b,c\n", "line 2: more values than columns"),
+        ("path,Subject\na.nii,b\n", "column 'Subject' must be written 'subject'"),
+        ("path,note,note\na.nii,b,c\n", "column 3 has no name of its own, 'note'"),
+        ("path,note,\na.nii,b,\n", "column 3 has no name of its own, ''"),
     ],
 )
 def test_bad_labels_name_the_row(tmp_path: Path, text: str, words: str) -> None:
