@@ -59,6 +59,8 @@ def evaluate(request: Request, say: Callable[[str], None] = lambda line: None) -
         raise UserError(f"--run {request.run}: no such folder; give the run.dir of a training run")
     if not request.corpus.is_dir():
         raise UserError(f"--corpus {request.corpus}: no such folder; build one with python -m preprocessing.build_shards")
+    if request.out.exists() and not request.out.is_dir():
+        raise UserError(f"--out {request.out} is a file; give a folder")
     corpus = Corpus.open(request.corpus, "full")
     task = read_task(corpus.table, request.label, request.unit, request.contrasts)
     task.require_folds(request.folds)

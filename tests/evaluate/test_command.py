@@ -72,6 +72,7 @@ def test_the_table_is_printed(
     [
         ({"run": Path("nowhere")}, "--run nowhere: no such folder"),
         ({"corpus": Path("nowhere")}, "--corpus nowhere: no such folder"),
+        ({"out": Path(__file__)}, "test_command.py is a file"),
         ({"label": "atropy"}, "did you mean 'atrophy'"),
         ({"label": "site"}, "all 26 labelled volumes are 'one'"),
         ({"label": "age"}, "are no classes"),
