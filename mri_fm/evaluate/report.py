@@ -95,7 +95,7 @@ Only for looking at: no number above uses it.</p>
 
 
 def _lead(result: Mapping[str, Any]) -> str:
-    left_out = f", {result['n_missing_label']} without a label left out" if result["n_missing_label"] else ""
+    left_out = f", {result['n_missing_label']} without a label or unit left out" if result["n_missing_label"] else ""
     counts = ", ".join(f"{count} × {escape(name)}" for name, count in result["class_counts"].items())
     units = f"{result['n_units']} units by “{escape(result['unit'])}”"
     return f"{result['n_volumes']} volumes ({counts}{left_out}); {escape(_contrasts(result))}; {units}"

@@ -67,10 +67,11 @@ def read_task(table: pa.Table, label: str, unit: str, contrasts: Sequence[str] =
     """
     values, units = _column(table, label, "--label"), _column(table, unit, "--unit")
     contrast = table.column("contrast").to_pylist()
-    _require_contrasts(contrasts, {c for c, value in zip(contrast, values, strict=True) if not _is_missing(value)}, label)
-    wanted = [i for i in range(len(values)) if not contrasts or contrast[i] in contrasts]
     _require_units(units, unit)
-    row_S = np.array([i for i in wanted if not (_is_missing(values[i]) or _is_missing(units[i]))], dtype=np.int64)
+    usable = [i for i in range(len(values)) if not (_is_missing(values[i]) or _is_missing(units[i]))]
+    _require_contrasts(contrasts, {contrast[i] for i in usable}, label)
+    chosen = sum(name in (contrasts or [name]) for name in contrast)
+    row_S = np.array([i for i in usable if contrast[i] in (contrasts or [contrast[i]])], dtype=np.int64)
     classes, label_S = _classes([values[i] for i in row_S], label)
     unit_S = _unit_numbers([units[i] for i in row_S])
     for number, name in enumerate(classes):
@@ -79,7 +80,7 @@ def read_task(table: pa.Table, label: str, unit: str, contrasts: Sequence[str] =
                             "take a finer --unit or another label")  # fmt: skip
     caption = _caption(table, row_S, unit, int(unit_S.max()) + 1)
     present = tuple(sorted({contrast[i] for i in row_S}))
-    return Task(label, unit, classes, row_S, label_S, unit_S, len(wanted) - len(row_S), present, caption)
+    return Task(label, unit, classes, row_S, label_S, unit_S, chosen - len(row_S), present, caption)
 
 
 def _column(table: pa.Table, name: str, flag: str) -> list[Any]:

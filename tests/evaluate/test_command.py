@@ -74,7 +74,7 @@ def test_the_table_is_printed(
         ({"corpus": Path("nowhere")}, "--corpus nowhere: no such folder"),
         ({"out": Path(__file__)}, "test_command.py is a file"),
         ({"label": "atropy"}, "did you mean 'atrophy'"),
-        ({"label": "site"}, "all 26 labelled volumes are 'one'"),
+        ({"label": "site"}, "all 24 labelled volumes are 'one'"),
         ({"label": "age"}, "are no classes"),
         ({"unit": "subject", "folds": 5}, "3 subject units"),
         ({"contrasts": ("T3",)}, "--contrasts T3: .*: FLAIR, T1, T2$"),
