@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gzip
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -188,7 +189,7 @@ def _add_mni152(tree: Tree) -> None:
         "heads/mni152_3mm_stored-bigendian_T1w.nii": lambda path: nib.save(_big_endian(at_3mm()), path),
         "broken/mni152_cut_T1w.nii.gz": lambda path: _cut(t1.read_bytes(), path),
         "broken/mni152_2mm_cut_T1w.nii": lambda path: _cut(_as(nib.Nifti1Image, at_2mm()).to_bytes(), path),
-        "broken/mni152_3mm_cut_T1w.mgz": lambda path: _cut(_as(nib.MGHImage, at_3mm()).to_bytes(), path),
+        "broken/mni152_3mm_cut_T1w.mgz": lambda path: _cut(gzip.compress(_as(nib.MGHImage, at_3mm()).to_bytes()), path),
     }
     for path, write in writers.items():
         kind = "template" if path.startswith("heads") else "format_sample"
