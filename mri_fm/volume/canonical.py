@@ -18,6 +18,7 @@ MIN_FIELD_OF_VIEW_MM = 50.0
 MAX_SPACING_MM = 6.5
 SPACING_TOLERANCE_MM = 0.01
 MIN_SLICES = 4
+ROUNDING_SHIFT_MM = 2.75e-5  # keeps n/1024 mm, so 0.9375, off the edge where noise in an affine would round either way
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Canonical:
     def content_hash(self) -> str:
         """XXH3-128 (hex) of voxels, shape and spacing to 0.001 mm: equal for the same scan stored in another way."""
         digest = xxhash.xxh3_128(self.voxels.astype("<i2", copy=False).data)
-        digest.update(repr((self.voxels.shape, [round(s, 3) + 0.0 for s in self.spacing])).encode())
+        digest.update(repr((self.voxels.shape, [round(s + ROUNDING_SHIFT_MM, 3) for s in self.spacing])).encode())
         return digest.hexdigest()
 
 

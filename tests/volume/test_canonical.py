@@ -40,6 +40,13 @@ def test_the_hash_sees_voxels_shape_and_spacing() -> None:
     assert hashes[4] == hashes[0]
 
 
+@pytest.mark.parametrize("spacing", [0.9375, 0.4765625, 1.0, 1.2, 0.8984375])
+def test_noise_in_the_affine_does_not_change_the_hash(spacing: float) -> None:
+    array = np.random.default_rng(0).integers(0, 500, (124, 60, 60))
+    noisy = [np.diag([spacing * (1 + noise), 1.0, 1.0, 1.0]) for noise in (0, 3e-7, -3e-7)]
+    assert len({canonicalise(Volume(array, affine, "int64")).content_hash() for affine in noisy}) == 1
+
+
 @pytest.mark.parametrize(
     ("shape", "spacing", "code"),
     [
