@@ -33,7 +33,7 @@ from preprocessing.archive import open_archive
 from preprocessing.discover import Input, find_inputs, fingerprint, list_files
 from preprocessing.files import checksum, read_object, write_text
 from preprocessing.knowledge import Knowledge, contrast_of, know
-from preprocessing.plan import keep_first, plan_shards, split_of
+from preprocessing.plan import keep_first, plan_shards, shard_size, split_of
 from preprocessing.runner import Runner, task_runner
 from preprocessing.tables import read_ledger, write_corpus_file, write_ledger, write_manifest
 from preprocessing.tasks import DONE_DIR, SCRATCH_DIR, Decision, Member, ShardTask, crashed, examine, is_intact, write_task
@@ -48,7 +48,7 @@ LOCK_FILE = "private/lock"
 
 @dataclass(frozen=True)
 class Spec:
-    """What decides a corpus besides its inputs. `max_spacing` in mm, `shard_bytes` of payload per shard."""
+    """What decides a corpus besides its inputs. `max_spacing` in mm, `shard_bytes` of payload per shard at most."""
 
     max_spacing: float = MAX_SPACING_MM
     val_fraction: float = 0.1
@@ -255,7 +255,7 @@ def _shard_tasks(
     tasks = []
     for position, split in enumerate(SPLITS):
         sizes = {k: decisions[path].payload_bytes for k, (path, _) in by_key.items() if splits[path] == split}
-        for number, keys in enumerate(plan_shards(sizes, spec.shard_bytes, position)):
+        for number, keys in enumerate(plan_shards(sizes, shard_size(sizes, spec.shard_bytes), position)):
             chosen = tuple(by_key[key][1] for key in keys)
             tasks.append(ShardTask(str(raw), str(out), f"{split}-{number:06d}", chosen, spec.max_spacing, spec.hash()))
     return tasks

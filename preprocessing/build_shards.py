@@ -44,7 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-spacing", type=float, default=6.5, help="refuse volumes whose voxels lie further apart, mm")
     parser.add_argument("--val-fraction", type=float, default=0.1, help="share of subjects for validation")
     parser.add_argument("--test-fraction", type=float, default=0.0, help="share of subjects for tests")
-    parser.add_argument("--shard-bytes", type=_whole, default=1_000_000_000, help="payload per shard")
+    parser.add_argument(
+        "--shard-bytes", type=_whole, default=1_000_000_000, help="payload per shard at most; small corpora get smaller ones"
+    )
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes on this machine")
     parser.add_argument("--scheduler", help="address of a running Dask scheduler, e.g. tcp://host:8786, instead of --workers")
     return parser

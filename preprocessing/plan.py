@@ -8,6 +8,7 @@ import xxhash
 
 from mri_fm.rng import Stream, generator
 
+SMALLEST_SHARD, SHARDS_OF_SMALL = 32_000_000, 8
 SALT = "mri-fm/"  # a change moves every subject to another split
 
 
@@ -34,6 +35,14 @@ def keep_first(hashes: dict[str, str], built: Iterable[str]) -> dict[str, str]:
     for path in sorted(hashes, key=lambda p: (p not in earlier, p)):
         kept.setdefault(hashes[path], path)
     return kept
+
+
+def shard_size(sizes: dict[str, int], shard_bytes: int) -> int:
+    """At most `shard_bytes`; less for a small split, which would else be one shard and so the work of one process.
+
+    It depends on the samples alone, not on the machine. `sizes`: payload bytes of each key.
+    """
+    return min(shard_bytes, max(SMALLEST_SHARD, sum(sizes.values()) // SHARDS_OF_SMALL))
 
 
 def plan_shards(sizes: dict[str, int], shard_bytes: int, stream_position: int) -> list[list[str]]:

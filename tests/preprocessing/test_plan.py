@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocessing.plan import keep_first, plan_shards, split_of
+from preprocessing.plan import keep_first, plan_shards, shard_size, split_of
 
 fractions = st.floats(0, 0.45)
 
@@ -39,6 +39,13 @@ def test_shards_are_a_partition_within_the_limit(sizes: dict[str, int], limit: i
     assert all(shard for shard in shards)
     assert all(sum(sizes[k] for k in shard) <= limit for shard in shards if len(shard) > 1)
     assert shards == plan_shards(dict(reversed(list(sizes.items()))), limit, 0)
+
+
+def test_a_small_split_is_cut_into_several_shards_and_a_large_one_into_full_ones() -> None:
+    assert shard_size({"a": 1000}, 10**9) == 32_000_000
+    assert shard_size({str(i): 10**7 for i in range(40)}, 10**9) == 5 * 10**7
+    assert shard_size({str(i): 10**9 for i in range(40)}, 10**9) == 10**9
+    assert shard_size({"a": 10**9}, 1000) == 1000
 
 
 def test_shards_are_shuffled_differently_for_each_split() -> None:
