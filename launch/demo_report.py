@@ -73,10 +73,10 @@ train in minutes. It shows that the parts work together, not what the method can
 
 def _corpus_figure(corpus: Path) -> Figure:
     rows = choose_for_gallery(pq.read_table(corpus / MANIFEST_FILE).to_pylist(), SHOWN)
-    archive = zarr.open_group(corpus / ARCHIVE_DIR, mode="r")
     figure = Figure(figsize=(11, 3.3), layout="constrained")
     for axis, row in zip(figure.subplots(2, SHOWN // 2).flat, rows, strict=False):
-        axis.imshow(middle_slices(archive[f"{row['key']}/0"], row["spacing"]), cmap="gray")
+        volume_ZYX = zarr.open_array(corpus / ARCHIVE_DIR / row["key"] / "0", mode="r")
+        axis.imshow(middle_slices(volume_ZYX, row["spacing"]), cmap="gray")
         axis.set_title(f"{row['base']} {row['contrast']}, {row['kind']}", fontsize=8)
     for axis in figure.axes:
         axis.axis("off")
