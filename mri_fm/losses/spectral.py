@@ -3,127 +3,200 @@
     r, g      prediction (mosaic) and truth, z-scored per sample and channel: (x − mean) / (std + 1e-6), unbiased std,
               the gradient flowing through r's mean and std
     R, G      their unnormalised 3-D DFT
-    h         1 where |f| / max|f| ≥ cutoff, else 0; max|f| lies at the corner of the cube
+    h         the filter: 1 where |f| / max|f| ≥ cutoff, else 0; max|f| lies at the corner of the cube. Soft edges, band-pass
+              and other units: `mri_fm.losses.spectrum`
     loss      mean over samples, channels and all bins of (log1p(h|R| + 1e-6) − log1p(h|G| + 1e-6))²
 
 Source: arXiv 2606.13315 (SL-MAE). What to know before use:
 
 - `log_magnitude` and `magnitude` do not see the phase: a circular shift of a volume scores about 0.
-- `complex` is mean |h(R − G)|² under the orthonormal DFT. It sees the phase, and without the high-pass it *is* the voxel
-  MSE by Parseval's theorem, so it adds nothing to a reconstruction loss then.
-- `magnitude` is mean (h|R| − h|G|)², orthonormal too.
+- `phase_aware` cures that: it adds |hR/(1 + h|R|) − hG/(1 + h|G|)|², the distance of the unit phasors, which shrink to 0
+  where a magnitude falls below 1 and the phase means nothing.
+- `magnitude` is mean (h|R| − h|G|)² under the orthonormal DFT.
+- `complex` is mean |h(R − G)|², orthonormal too. It sees the phase, and without a filter it *is* the voxel MSE by Parseval's
+  theorem, so it adds nothing to a reconstruction loss then.
+- `radial_log_power` is the mean over radial shells of the pass band of (log P(r) − log P(g))², P the mean of |R|² over a shell
+  (orthonormal, h² the weight, frequency 0 left out, + 1e-6). Per-bin forms reward a smooth guess where the texture cannot be known; this one rewards
+  the right amount of texture. `hidden` confines it to the voxels that were predicted.
 
-Axes: B batch, C channels, Z/Y/X voxels or frequencies.
+Two real transforms, one pass over the bins (`mri_fm.kernels.spectral`) that leaves the gradient in the place of the
+prediction's spectrum, and one inverse transform, all in the forward pass; the backward pass multiplies one saved buffer.
+On the CPU volumes are taken one by one, so that only that buffer grows with the batch.
+
+    import torch
+    from mri_fm.losses.spectral import spectral_loss
+
+    target = torch.randn(2, 1, 16, 16, 16)
+    pred = (target + 0.1 * torch.randn_like(target)).requires_grad_()
+    spectral_loss(pred, target, cutoff=0.3).backward()
+
+Axes: B batch, C channels, S = B·C volumes, Z/Y/X voxels or frequencies, F bins of the half spectrum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
+import math
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
+from mri_fm.kernels.spectral import pointwise_, radial_log_power_
 from mri_fm.losses.precision import at_least_float32, full_precision
+from mri_fm.losses.spectral_reference import EPS_STD, check_volumes, spectral_loss_reference, zscore
+from mri_fm.losses.spectrum import MODES, UNITS, Spectrum, half_response, half_shells
 from mri_fm.models.patches import Size3
 
-EPS_STD = 1e-6
-EPS_LOG = 1e-6
-VOLUME_DIMS = (2, 3, 4)
-MODES = ("log_magnitude", "magnitude", "complex")
+__all__ = ["MODES", "UNITS", "Spectrum", "fused_spectral_loss", "spectral_loss", "spectral_loss_reference", "zscore"]
+
+_VOLUME = (1, 2, 3)
+_UNNORMALISED = ("log_magnitude", "phase_aware")
 
 
 def spectral_loss(
-    pred: Tensor, target: Tensor, *, cutoff: float = 0.3, mode: str = "log_magnitude", high_pass: bool = True
+    pred: Tensor,
+    target: Tensor,
+    *,
+    cutoff: float = 0.3,
+    mode: str = "log_magnitude",
+    high_pass: bool = True,
+    cutoff_high: float | None = None,
+    softness: float = 0.0,
+    units: str = "corner",
+    spacing: tuple[float, float, float] | None = None,
+    shells: int = 32,
+    hidden: Tensor | None = None,
 ) -> Tensor:
-    """The spectral loss from the half spectrum of real volumes, in float32 (float64 for float64 inputs).
+    """The spectral loss in float32 (float64 for float64 inputs), under autocast too; differentiable once.
 
     Args:
         pred: (B, C, Z, Y, X), gets the gradient.
         target: same shape, gets none.
-        cutoff: c of the high-pass, in units of the largest frequency.
-        mode: log_magnitude, magnitude or complex, see the top of this file.
-        high_pass: False counts every bin.
+        cutoff: lower edge of the pass band, in `units`.
+        mode: log_magnitude, magnitude, complex, phase_aware or radial_log_power, see the top of this file.
+        high_pass: False removes the lower edge.
+        cutoff_high: upper edge of the pass band; None: there is none.
+        softness: width of the edges; 0: hard ones.
+        units: of the cutoffs: corner (the largest frequency is 1), nyquist (that of the coarsest axis is 1), cycles_per_mm.
+        spacing: mm along z, y, x; frequencies are then those of the anatomy. None: of the voxel grid.
+        shells: radial bins of radial_log_power.
+        hidden: weights in [0, 1] or bool, broadcast to pred's shape, by which the z-scored volumes are multiplied.
 
     Returns:
-        A scalar; exactly 0 for pred = target.
+        A scalar; exactly 0 for pred = target, not finite where an input is not.
 
     Raises:
-        ValueError: unknown mode, or shapes that differ or are not 5-D.
+        ValueError: shapes that differ or are not 5-D, an option out of range, a band without any frequency.
     """
-    _check(pred, target, mode)
+    spectrum = Spectrum(mode, cutoff, high_pass, cutoff_high, softness, units, spacing, shells)
+    return fused_spectral_loss(pred, target, spectrum, hidden)[0]
+
+
+@_disable_dynamo
+def fused_spectral_loss(
+    pred: Tensor, target: Tensor, spectrum: Spectrum, hidden: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(`spectral_loss`, its gradient with respect to `pred`).
+
+    The gradient is what the backward pass will multiply, given away for inspection: detached, in pred's shape and dtype, not
+    to be changed; empty where pred needs none. Under torch.compile this function runs as it is, between compiled parts.
+    """
+    check_volumes(pred, target)
+    if hidden is not None:
+        hidden = hidden.detach().expand(pred.shape)
     with full_precision(pred.device):
-        r, g = zscore(at_least_float32(pred)), zscore(at_least_float32(target.detach()))
-        size = (pred.shape[2], pred.shape[3], pred.shape[4])
-        weight_ZYX = _bin_weights(size, cutoff if high_pass else 0.0, pred.device, r.dtype)
-        error = _half_spectrum_error(r, g, mode)
-        return (weight_ZYX * error).sum() / pred.numel()
+        if torch.is_grad_enabled() and pred.requires_grad:
+            loss, gradient = _FusedSpectralLoss.apply(pred, target.detach(), spectrum, hidden)
+        else:
+            loss, gradient = _loss_and_gradient(pred, target, spectrum, hidden, wanted=False)
+    return loss, gradient
 
 
-def _half_spectrum_error(r: Tensor, g: Tensor, mode: str) -> Tensor:
-    """Squared error per bin of the half spectrum."""
-    if mode == "complex":
-        difference = torch.view_as_real(torch.fft.rfftn(r - g, dim=VOLUME_DIMS, norm="ortho"))
-        return difference.square().sum(-1)
-    if mode == "magnitude":
-        spectra = [torch.fft.rfftn(x, dim=VOLUME_DIMS, norm="ortho").abs() for x in (r, g)]
-    else:
-        spectra = [torch.log1p(torch.fft.rfftn(x, dim=VOLUME_DIMS).abs() + EPS_LOG) for x in (r, g)]
-    return (spectra[0] - spectra[1]).square()
+class _FusedSpectralLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pred: Tensor, target: Tensor, spectrum: Spectrum, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+        loss, gradient = _loss_and_gradient(pred, target, spectrum, hidden, wanted=True)
+        ctx.mark_non_differentiable(gradient)
+        ctx.save_for_backward(gradient)
+        return loss, gradient
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor, None, None, None]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("spectral_loss is differentiable once; take spectral_loss_reference for create_graph=True")
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream.to(gradient.dtype), None, None, None
 
 
-def spectral_loss_reference(
-    pred: Tensor, target: Tensor, *, cutoff: float = 0.3, mode: str = "log_magnitude", high_pass: bool = True
-) -> Tensor:
-    """The loss as it is written, with the full complex spectrum, in the dtype of its inputs; see `spectral_loss`."""
-    _check(pred, target, mode)
-    r, g = zscore(pred), zscore(target.detach())
-    size = (pred.shape[2], pred.shape[3], pred.shape[4])
-    h_ZYX = torch.from_numpy(_frequency_ratio(size) >= (cutoff if high_pass else 0.0)).to(pred.device, pred.dtype)
-    norm = "backward" if mode == "log_magnitude" else "ortho"
-    R, G = (h_ZYX * torch.fft.fftn(x, dim=VOLUME_DIMS, norm=norm) for x in (r, g))
-    errors: dict[str, Callable[[], Tensor]] = {
-        "log_magnitude": lambda: (torch.log1p(R.abs() + EPS_LOG) - torch.log1p(G.abs() + EPS_LOG)).square(),
-        "magnitude": lambda: (R.abs() - G.abs()).square(),
-        "complex": lambda: (R - G).real.square() + (R - G).imag.square(),
-    }
-    return errors[mode]().mean()
+@torch.no_grad()
+def _loss_and_gradient(
+    pred: Tensor, target: Tensor, spectrum: Spectrum, hidden: Tensor | None, *, wanted: bool
+) -> tuple[Tensor, Tensor]:
+    x_SZYX, y_SZYX = pred.detach().flatten(0, 1), target.detach().flatten(0, 1)
+    w_SZYX = None if hidden is None else hidden.flatten(0, 1)
+    gradient_SZYX = torch.empty_like(x_SZYX, memory_format=torch.contiguous_format) if wanted else x_SZYX.new_empty(0)
+    together = len(x_SZYX) if x_SZYX.is_cuda else 1
+    losses = []
+    for start in range(0, len(x_SZYX), together):
+        part = slice(start, start + together)
+        w = None if w_SZYX is None else w_SZYX[part]
+        out = gradient_SZYX[part] if wanted else None
+        losses.append(_volumes(at_least_float32(x_SZYX[part]), at_least_float32(y_SZYX[part]), w, spectrum, out))
+    loss = torch.cat(losses).mean().to(torch.promote_types(pred.dtype, torch.float32))
+    return loss, gradient_SZYX.div_(len(x_SZYX)).view(pred.shape) if wanted else gradient_SZYX
 
 
-def zscore(x_BCZYX: Tensor) -> Tensor:
-    """(x − mean) / (std + 1e-6) per sample and channel, with the unbiased standard deviation."""
-    std, mean = torch.std_mean(x_BCZYX, dim=VOLUME_DIMS, keepdim=True)
-    return (x_BCZYX - mean) / (std + EPS_STD)
+def _volumes(x_SZYX: Tensor, y_SZYX: Tensor, w_SZYX: Tensor | None, spectrum: Spectrum, out_SZYX: Tensor | None) -> Tensor:
+    """Loss of each volume, float64 (S,), and into `out_SZYX` its gradient with respect to x."""
+    size = (x_SZYX.shape[1], x_SZYX.shape[2], x_SZYX.shape[3])
+    # The inverse of a gradient is the adjoint, scaled as the forward transform is.
+    norm, adjoint = ("backward", "forward") if spectrum.mode in _UNNORMALISED else ("ortho", "ortho")
+    mean, std = _mean_std(x_SZYX)
+    R = torch.fft.rfftn(_standardise(x_SZYX, mean, std, w_SZYX), dim=_VOLUME, norm=norm).contiguous()
+    G = torch.fft.rfftn(_standardise(y_SZYX, *_mean_std(y_SZYX), w_SZYX), dim=_VOLUME, norm=norm).contiguous()
+    if w_SZYX is None:
+        R[:, 0, 0, 0] = G[:, 0, 0, 0] = 0  # what rounding leaves of the mean
+    loss_S = _bins_(R.flatten(1), G.flatten(1), spectrum, size, gradient=out_SZYX is not None)
+    if out_SZYX is None:
+        return loss_S
+    del G
+    g_SZYX = torch.fft.irfftn(R, s=size, dim=_VOLUME, norm=adjoint)
+    del R
+    if w_SZYX is not None:
+        g_SZYX.mul_(w_SZYX)
+    scale = 1.0 if spectrum.mode == "radial_log_power" else 1.0 / math.prod(size)
+    out_SZYX.copy_(_standardise_backward_(g_SZYX, x_SZYX, mean, std, scale))
+    return loss_S
 
 
-def _check(pred: Tensor, target: Tensor, mode: str) -> None:
-    if mode not in MODES:
-        raise ValueError(f"spectral mode '{mode}' is not one of {', '.join(MODES)}")
-    if pred.shape != target.shape or pred.dim() != 5:
-        raise ValueError(f"pred {tuple(pred.shape)} and target {tuple(target.shape)} must be equal and (B, C, Z, Y, X)")
+def _bins_(R_SF: Tensor, G_SF: Tensor, spectrum: Spectrum, size: Size3, *, gradient: bool) -> Tensor:
+    """Mean error over bins (or shells), float64 (S,); R_SF becomes the gradient of the sum over bins (the mean over shells)."""
+    h_F = half_response(spectrum, size, R_SF.device, R_SF.real.dtype)
+    if spectrum.mode == "radial_log_power":
+        shell_F, weight_K = half_shells(spectrum, size, R_SF.device)
+        return radial_log_power_(R_SF, G_SF, h_F, shell_F, weight_K, width=size[2], gradient=gradient)
+    return pointwise_(R_SF, G_SF, h_F, width=size[2], mode=spectrum.mode, gradient=gradient) / math.prod(size)
 
 
-def _frequency_ratio(size: Size3) -> NDArray[np.float64]:
-    """|f| / max|f| of every bin of the full spectrum, (Z, Y, X)."""
-    frequencies = np.meshgrid(*(np.fft.fftfreq(n) for n in size), indexing="ij")
-    radius = np.sqrt(sum(f**2 for f in frequencies))
-    return radius / radius.max()
+def _mean_std(x_SZYX: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased standard deviation, (S, 1, 1, 1); in two passes, which beats torch's Welford on the CPU by far."""
+    mean = x_SZYX.mean(_VOLUME, keepdim=True)
+    return mean, ((x_SZYX - mean).square_().sum(_VOLUME, keepdim=True) / (x_SZYX[0].numel() - 1)).sqrt_()
 
 
-@lru_cache(maxsize=16)
-def _bin_weights(size: Size3, cutoff: float, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """High-pass times multiplicity of each bin of the half spectrum, (Z, Y, X//2 + 1).
+def _standardise(x_SZYX: Tensor, mean: Tensor, std: Tensor, w_SZYX: Tensor | None) -> Tensor:
+    r_SZYX = (x_SZYX - mean).div_(std + EPS_STD)
+    return r_SZYX if w_SZYX is None else r_SZYX.mul_(w_SZYX)
 
-    A real volume has R(−f) = conj R(f): all bins but those with x-frequency 0 or Nyquist stand for two. Where h is 0 both
-    logarithms are equal, so h may as well weigh the difference.
+
+def _standardise_backward_(g_SZYX: Tensor, x_SZYX: Tensor, mean: Tensor, std: Tensor, scale: float) -> Tensor:
+    """g = ∂L/∂r becomes scale · ∂L/∂x for r = (x − mean)/σ, σ = std + ε.
+
+    ∂L/∂x = (g − mean g)/σ − (x − mean) · Σ g(x − mean) / (σ² (n − 1) std); the last term is 0 for a constant volume.
     """
-    half = size[2] // 2 + 1
-    multiplicity_X = np.full(half, 2.0)
-    multiplicity_X[0] = 1.0
-    if size[2] % 2 == 0:
-        multiplicity_X[-1] = 1.0
-    weight = (_frequency_ratio(size)[:, :, :half] >= cutoff) * multiplicity_X
-    with torch.inference_mode(False):  # a cached inference tensor could not be saved for a later backward pass
-        return torch.from_numpy(weight).to(device, dtype)
+    centred, sigma = x_SZYX - mean, std + EPS_STD
+    along = (g_SZYX * centred).sum(_VOLUME, keepdim=True) / std / sigma / sigma / (x_SZYX[0].numel() - 1)
+    along = torch.where(std == 0, 0.0, along)
+    g_SZYX.sub_(g_SZYX.mean(_VOLUME, keepdim=True)).mul_(scale / sigma)
+    return g_SZYX.addcmul_(centred, along, value=-scale)
