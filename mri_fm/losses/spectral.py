@@ -16,8 +16,8 @@ Source: arXiv 2606.13315 (SL-MAE). What to know before use:
 - `complex` is mean |h(R − G)|², orthonormal too. It sees the phase, and without a filter it *is* the voxel MSE by Parseval's
   theorem, so it adds nothing to a reconstruction loss then.
 - `radial_log_power` is the mean over radial shells of the pass band of (log P(r) − log P(g))², P the mean of |R|² over a shell
-  (orthonormal, h² the weight, frequency 0 left out, + 1e-6). Per-bin forms reward a smooth guess where the texture cannot be known; this one rewards
-  the right amount of texture. `hidden` confines it to the voxels that were predicted.
+  (orthonormal, h² the weight, frequency 0 left out, + 1e-6). Per-bin forms reward a smooth guess where the texture cannot be
+  known; this one rewards the right amount of texture. `hidden` confines it to the voxels that were predicted.
 
 Two real transforms, one pass over the bins (`mri_fm.kernels.spectral`) that leaves the gradient in the place of the
 prediction's spectrum, and one inverse transform, all in the forward pass; the backward pass multiplies one saved buffer.

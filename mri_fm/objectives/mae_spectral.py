@@ -17,19 +17,28 @@ from epoch 5 on; 0.01 is its weight 1 on one step in ten, whose term and step sh
     loss, metrics = objective(volumes, torch.arange(2), 0, {"spectral_weight": weights[-1]})
     loss.backward()
 
+`spectral_gradient_ratio` is ‖∂L_spec/∂ŷ‖ / ‖∂L_mae/∂ŷ‖ over the predicted voxels ŷ of the micro-batch, before λ: times λ it
+says which term steers. It comes from numbers that the losses have computed anyway, and costs no backward pass.
+
 Axes: B batch, M hidden tokens, P voxels of a patch, C channels, Z/Y/X voxels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from mri_fm.config import ModelConfig
 from mri_fm.errors import UserError
-from mri_fm.losses.spectral import MODES, spectral_loss
+from mri_fm.losses.precision import at_least_float32
+from mri_fm.losses.spectral import Spectrum, fused_spectral_loss
+from mri_fm.losses.spectrum import as_spacing
+from mri_fm.models.patches import Size3, patchify, take_tokens
 from mri_fm.objectives.mae import MAE, MAEConfig
 
 
@@ -41,20 +50,48 @@ class MAESpectralConfig(MAEConfig):
     spectral_weight: float = 0.01
     ramp_start: float = 5 / 700  # fractions of the steps between which the weight rises from 0
     ramp_end: float = 25 / 700
-    cutoff: float = 0.3  # of the high-pass, in units of the largest frequency
-    mode: str = "log_magnitude"  # magnitude, complex
+    mode: str = "log_magnitude"  # magnitude, complex, phase_aware, radial_log_power (over the hidden patches)
+    cutoff: float = 0.3  # lower edge of the pass band
+    cutoff_high: float | None = None  # upper edge; null: none
+    softness: float = 0.0  # width of the edges; 0: hard
+    units: str = "corner"  # of the cutoffs: corner (largest frequency 1), nyquist, cycles_per_mm
+    spacing: list[float] = field(default_factory=list)  # mm along depth, height, width of the network's input; empty: voxels
+    shells: int = 32  # radial bins of radial_log_power
 
     def __post_init__(self) -> None:
         """Check what types cannot.
 
         Raises:
-            UserError: an unknown mode, or a ramp that ends before it starts.
+            UserError: an option of the spectrum out of range, or a ramp that ends before it starts.
         """
         super().__post_init__()
-        if self.mode not in MODES:
-            raise UserError(f"objective.mode={self.mode} is not one of {', '.join(MODES)}")
+        self.spectrum()
         if not 0.0 <= self.ramp_start <= self.ramp_end:
             raise UserError(f"objective.ramp_end={self.ramp_end} must not come before ramp_start={self.ramp_start}")
+
+    def spectrum(self, size: Size3 | None = None) -> Spectrum:
+        """Mode and pass band; with `size` it is made sure that some frequency of such a volume passes.
+
+        Raises:
+            UserError: an option out of range, or an empty band.
+        """
+        try:
+            spacing = as_spacing(self.spacing)
+            spectrum = Spectrum(
+                mode=self.mode,
+                cutoff=self.cutoff,
+                cutoff_high=self.cutoff_high,
+                softness=self.softness,
+                units=self.units,
+                spacing=spacing,
+                shells=self.shells,
+            )
+            if size is not None:
+                spectrum.response(size, half=True)
+        except ValueError as error:
+            names = "mode, cutoff, cutoff_high, softness, units, spacing, shells"
+            raise UserError(f"{error}; change one of objective.{{{names}}}") from error
+        return spectrum
 
 
 class MAESpectral(MAE):
@@ -63,6 +100,10 @@ class MAESpectral(MAE):
     Config = MAESpectralConfig
     config: MAESpectralConfig
 
+    def __init__(self, config: MAESpectralConfig, model: ModelConfig, size: Size3, seed: int) -> None:
+        super().__init__(config, model, size, seed)
+        self.spectrum = config.spectrum(size)
+
     def forward(
         self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int, schedule: Mapping[str, float]
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -70,9 +111,27 @@ class MAESpectral(MAE):
         pred_BMP, hidden_BM = self.predict(x_BCZYX, positions_B, group_position)
         reconstruction = self.reconstruction_loss(pred_BMP, x_BCZYX, hidden_BM)
         mosaic = self.mosaic(pred_BMP, x_BCZYX, hidden_BM)
-        spectral = spectral_loss(mosaic, x_BCZYX, cutoff=self.config.cutoff, mode=self.config.mode)
+        spectral, gradient = fused_spectral_loss(mosaic, x_BCZYX, self.spectrum, self._window(x_BCZYX, hidden_BM))
         metrics = {"loss_reconstruction": reconstruction.detach(), "loss_spectral": spectral.detach()}
+        if mosaic.requires_grad:
+            metrics["spectral_gradient_ratio"] = self._gradient_ratio(gradient, mosaic, x_BCZYX, hidden_BM)
         return reconstruction + schedule["spectral_weight"] * spectral, metrics
+
+    def _window(self, x_BCZYX: Tensor, hidden_BM: Tensor) -> Tensor | None:
+        """The hidden voxels where the mode looks at them alone; per-bin modes need the whole mosaic."""
+        if self.spectrum.mode != "radial_log_power":
+            return None
+        patch_voxels = x_BCZYX.shape[1] * math.prod(self.student.patch)
+        ones_BMP = x_BCZYX.new_ones(*hidden_BM.shape, patch_voxels)
+        return self.mosaic(ones_BMP, torch.zeros_like(x_BCZYX), hidden_BM)
+
+    @torch.no_grad()
+    def _gradient_ratio(self, gradient_BCZYX: Tensor, mosaic_BCZYX: Tensor, x_BCZYX: Tensor, hidden_BM: Tensor) -> Tensor:
+        """Norm of the spectral gradient over that of the reconstruction loss, which is |ŷ − y|^(p−1) / n per voxel."""
+        both = (gradient_BCZYX, mosaic_BCZYX - at_least_float32(x_BCZYX))
+        spectral_BMP, error_BMP = (take_tokens(patchify(v, self.student.patch), hidden_BM) for v in both)
+        reconstruction_BMP = error_BMP.abs_().pow_(self.config.power - 1).div_(error_BMP.numel())
+        return spectral_BMP.norm() / reconstruction_BMP.norm().clamp_min(torch.finfo(error_BMP.dtype).tiny)
 
     def schedules(self, steps: int) -> dict[str, np.ndarray]:
         """The key "spectral_weight": λ, where step s (from 0) stands at (s + 1) / steps."""

@@ -1,0 +1,100 @@
+import pytest
+import torch
+from torch import Tensor
+
+from mri_fm.config import HeadConfig, ModelConfig, load_config
+from mri_fm.errors import UserError
+from mri_fm.losses.spectral import MODES, spectral_loss_reference
+from mri_fm.objectives import MAESpectral
+
+SIZE = (8, 16, 16)
+MODEL = ModelConfig(width=24, depth=1, heads=3, patch=[4, 4, 8], decoder=HeadConfig(width=24, depth=1, heads=3))
+POSITIONS = torch.tensor([7, 3])
+WEIGHT = {"spectral_weight": 0.5}
+
+
+def volumes() -> Tensor:
+    return torch.randn(2, 1, *SIZE, generator=torch.Generator().manual_seed(2))
+
+
+def build(**options) -> MAESpectral:
+    return MAESpectral(MAESpectral.Config(**options), MODEL, SIZE, seed=4)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_gradient_ratio_is_that_of_the_two_losses_gradients_in_the_predicted_patches(power):
+    objective, x = build(power=power).double(), volumes().double()
+    _, metrics = objective(x, POSITIONS, 0, WEIGHT)
+    pred_BMP, hidden_BM = objective.predict(x, POSITIONS, 0)
+    leaf = pred_BMP.detach().requires_grad_()
+    losses = spectral_loss_reference(objective.mosaic(leaf, x, hidden_BM), x), objective.reconstruction_loss(leaf, x, hidden_BM)
+    spectral, reconstruction = (torch.autograd.grad(loss, leaf)[0].norm() for loss in losses)
+    torch.testing.assert_close(metrics["spectral_gradient_ratio"], spectral / reconstruction, rtol=1e-8, atol=0)
+
+
+def test_without_gradients_there_is_no_ratio_but_the_same_loss():
+    objective, x = build(), volumes()
+    loss, metrics = objective(x, POSITIONS, 0, WEIGHT)
+    assert not metrics["spectral_gradient_ratio"].requires_grad
+    with torch.no_grad():
+        again, metrics = objective(x, POSITIONS, 0, WEIGHT)
+    torch.testing.assert_close(again, loss.detach())
+    assert "spectral_gradient_ratio" not in metrics
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_trains(mode):
+    objective, x = build(mode=mode), volumes()
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
+    values = []
+    for _ in range(12):
+        loss, metrics = objective(x, POSITIONS, 0, WEIGHT)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(metrics["loss_spectral"].item())
+    assert values[-1] < values[0]
+
+
+def test_radial_log_power_looks_at_the_hidden_patches_alone():
+    objective, x = build(mode="radial_log_power").double(), volumes().double()
+    mosaic, hidden = objective.reconstruct(x, POSITIONS, 0)
+    _, metrics = objective(x, POSITIONS, 0, WEIGHT)
+    expected = spectral_loss_reference(mosaic, x, mode="radial_log_power", hidden=hidden)
+    torch.testing.assert_close(metrics["loss_spectral"], expected, rtol=1e-8, atol=0)
+
+
+def test_the_options_of_the_spectrum_reach_the_loss():
+    options = {"cutoff": 0.1, "cutoff_high": 0.4, "softness": 0.05, "units": "cycles_per_mm"}
+    objective, x = build(spacing=[2.0, 1.0, 1.5], **options).double(), volumes().double()
+    expected = spectral_loss_reference(objective.reconstruct(x, POSITIONS, 0)[0], x, spacing=(2.0, 1.0, 1.5), **options)
+    torch.testing.assert_close(objective(x, POSITIONS, 0, WEIGHT)[1]["loss_spectral"], expected, rtol=1e-8, atol=0)
+
+
+def test_options_are_taken_from_the_command_line():
+    words = [
+        "objective.mode=phase_aware",
+        "objective.cutoff_high=0.9",
+        "objective.spacing=[2,1,1]",
+        "data.corpus=c",
+        "run.dir=r",
+    ]
+    spectrum = load_config("mae_spectral", words).objective.spectrum()
+    assert (spectrum.mode, spectrum.cutoff_high, spectrum.spacing) == ("phase_aware", 0.9, (2.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "phase"}, "log_magnitude, magnitude"),
+        ({"spacing": [1.0, 2.0]}, "three numbers"),
+        ({"units": "cycles_per_mm"}, "need the spacing"),
+        ({"cutoff": 1.5}, "no frequency"),
+        ({"ramp_start": 0.5, "ramp_end": 0.1}, "must not come before"),
+    ],
+)
+def test_senseless_options_are_refused_in_one_line_before_the_first_step(options, message):
+    with pytest.raises(UserError, match=message) as caught:
+        build(**options)
+    assert "objective." in str(caught.value)
+    assert "\n" not in str(caught.value)
