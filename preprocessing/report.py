@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mri_fm.data.schema import ARCHIVE_DIR, CORPUS_FILE, LEDGER_FILE, MANIFEST_FILE, REPORT_FILE
+from mri_fm.observe.page import html_page, html_table, html_tiles
 from preprocessing.files import write_text
 
 Row = dict[str, Any]
@@ -55,7 +56,7 @@ def write_report(corpus: Path) -> None:
     content = json.loads((corpus / CORPUS_FILE).read_text())
     rows = pq.read_table(corpus / MANIFEST_FILE).to_pylist()
     ledger = pq.read_table(corpus / LEDGER_FILE).to_pylist()
-    page = Template(PAGE).substitute(
+    body = Template(PAGE).substitute(
         headline=_headline(content["counts"]),
         people=escape(_people(rows)),
         tables=_tables(rows),
@@ -65,7 +66,7 @@ def write_report(corpus: Path) -> None:
         spec_hash=escape(content["spec_hash"]),
         version=escape(str(content["format_version"])),
     )
-    write_text(corpus / REPORT_FILE, page)
+    write_text(corpus / REPORT_FILE, html_page("Corpus report", body, STYLE))
 
 
 def choose_for_gallery(rows: Sequence[Row], most: int) -> list[Row]:
@@ -125,9 +126,9 @@ def _headline(counts: Row) -> str:
     bar = "".join(f'<i class="{name}" style="width:{100 * counts[name] / inputs:.2f}%"></i>' for name, _ in parts)
     sum_line = " + ".join(f'<b class="{name}">{counts[name]}</b> {word}' for name, word in parts)
     cards = [("distinct_brains", "distinct brains"), ("templates", "volumes of templates"), ("variants", "rendered variants")]
-    boxes = "".join(f"<div><b>{counts[name]}</b><span>{word}</span></div>" for name, word in cards)
+    tiles = html_tiles([(word, str(counts[name])) for name, word in cards])
     total = f'<p class="sum">{sum_line} = <b>{counts["inputs"]}</b> inputs</p>'
-    return f'{total}<div class="bar">{bar}</div><div class="cards">{boxes}</div>'
+    return f'{total}<div class="bar">{bar}</div>{tiles}'
 
 
 def _people(rows: Sequence[Row]) -> str:
@@ -163,8 +164,7 @@ def _spacing_step(spacing: float) -> str:
 
 def _count_table(title: str, values: Iterable[str]) -> str:
     counts = sorted(Counter(values).items(), key=lambda item: (item[0].startswith(">"), item[0]))
-    lines = "".join(f"<tr><td>{escape(name)}</td><td>{count}</td></tr>" for name, count in counts)
-    return f"<table><thead><tr><th>{title}</th><th>volumes</th></tr></thead><tbody>{lines}</tbody></table>"
+    return html_table((title, "volumes"), [(name, str(count)) for name, count in counts])
 
 
 def _refusals(ledger: Sequence[Row]) -> str:
@@ -223,40 +223,26 @@ def _png(picture_HW: NDArray[np.uint8]) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Corpus report</title>
-<style>
-:root { --ink: #1d2733; --soft: #5c6b7a; --line: #dfe5ea; --good: #1b7f5c; --twice: #b7791f; --bad: #b83232; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1160px; padding: 32px 24px 64px; background: #fff; color: var(--ink);
-  font: 15px/1.5 system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif; }
-h1 { font-size: 28px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 40px 0 12px; }
-p { max-width: 80ch; margin: 8px 0; } small, .note { color: var(--soft); }
-.sum { font-size: 20px; } .sum b { font-size: 26px; }
-b.accepted { color: var(--good); } b.duplicate { color: var(--twice); } b.refused { color: var(--bad); }
-.bar { display: flex; height: 10px; border-radius: 5px; overflow: hidden; background: var(--line); }
-.bar .accepted { background: var(--good); } .bar .duplicate { background: var(--twice); }
-.bar .refused { background: var(--bad); }
-.cards { display: flex; gap: 16px; margin: 20px 0 12px; flex-wrap: wrap; }
-.cards div { border: 1px solid var(--line); border-radius: 10px; padding: 12px 20px; min-width: 160px; }
-.cards b { display: block; font-size: 28px; line-height: 1.2; } .cards span { color: var(--soft); }
-.honest { border-left: 4px solid var(--twice); padding: 8px 14px; background: #fbf7ee; max-width: none; }
-.tables { display: flex; flex-wrap: wrap; gap: 24px 40px; align-items: flex-start; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; } table.wide { width: 100%; }
-th { text-align: left; font-weight: 600; color: var(--soft); border-bottom: 2px solid var(--line); padding: 4px 14px 4px 0; }
-td { border-bottom: 1px solid var(--line); padding: 5px 14px 5px 0; vertical-align: top; }
-code { font: 12.5px ui-monospace, Menlo, Consolas, monospace; } pre { background: #f6f8fa; padding: 12px; border-radius: 8px; }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); gap: 16px; }
-figure { margin: 0; border: 1px solid var(--line); border-radius: 10px; overflow: hidden; background: #fff; }
-figure img { display: block; width: 100%; height: 170px; object-fit: contain; background: #000; }
-figcaption { padding: 8px 12px; font-size: 13px; color: var(--soft); } figcaption b { color: var(--ink); }
-em { font-style: normal; border-radius: 8px; padding: 1px 8px; background: #eef2f5; }
-em.individual { background: #e1f3ec; } em.template { background: #e6ecfa; } em.variant { background: #f6ecd9; }
-</style></head><body>
-<h1>Corpus report</h1>
+STYLE = """
+:root { --line: #d7dde5; --good: #1b7f5c; --twice: #b7791f; --bad: #b83232 }
+.sum { font-size: 20px } .sum b { font-size: 26px }
+b.accepted { color: var(--good) } b.duplicate { color: var(--twice) } b.refused { color: var(--bad) }
+.bar { display: flex; height: 10px; border-radius: 5px; overflow: hidden; background: var(--line); margin-bottom: 1.2em }
+.bar .accepted { background: var(--good) } .bar .duplicate { background: var(--twice) } .bar .refused { background: var(--bad) }
+.tables { display: flex; flex-wrap: wrap; gap: 0 40px; align-items: flex-start } table.wide { width: 100% }
+table.wide td, table.wide th { text-align: left; vertical-align: top; padding-left: 0 } small { color: #5a6675 }
+code { font: 12.5px ui-monospace, Menlo, Consolas, monospace } pre { background: #f3f6fa; padding: 12px; border-radius: 8px }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); gap: 16px }
+figure { margin: 0; border: 1px solid var(--line); border-radius: 10px; overflow: hidden }
+figure img { display: block; width: 100%; height: 170px; object-fit: contain; background: #000 }
+figcaption { padding: 8px 12px; font-size: 13px; color: #5a6675 } figcaption b { color: #1d2530 }
+em { font-style: normal; border-radius: 8px; padding: 1px 8px; background: #eef2f5 }
+em.individual { background: #e1f3ec } em.template { background: #e6ecfa } em.variant { background: #f6ecd9 }
+"""
+
+PAGE = """<h1>Corpus report</h1>
 $headline
-<p class="honest">$people</p>
+<p class="warn">$people</p>
 <h2>What was accepted</h2>
 <div class="tables">$tables</div>
 <h2>What was refused</h2>
@@ -268,6 +254,4 @@ up in axial and right in sagittal views. Millimetres are true to scale; spacing 
 $gallery
 <h2>How it was made</h2>
 <p class="note">Format version $version, specification <code>$spec_hash</code>.</p>
-<pre>$spec</pre>
-</body></html>
-"""
+<pre>$spec</pre>"""

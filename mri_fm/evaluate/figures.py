@@ -1,12 +1,10 @@
-"""Pictures of the report, as PNG data in base64.
+"""Pictures of the report.
 
 Axes: S samples (volumes), K classes, D width, Y/X pixels.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,19 +22,12 @@ CLASS_COLOURS = ("#1f5fa8", "#d9822b", "#2e8b57", "#b0413e", "#7a5aa6", "#6b6f76
 GRID_RATES = np.linspace(0, 1, 201)
 
 
-def encode(figure: Figure) -> str:
-    """A `data:` address of the figure."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
 def colour(method: str) -> str:
     """The colour of a method by what its features come from."""
     return COLOURS[method.split("/")[-1]]
 
 
-def roc_figure(label_S: Ints, scores: Mapping[str, Floats], titles: Mapping[str, str], aurocs: Mapping[str, float]) -> str:
+def roc_figure(label_S: Ints, scores: Mapping[str, Floats], titles: Mapping[str, str], aurocs: Mapping[str, float]) -> Figure:
     """ROC curves of all methods; with more than two classes, the mean of the one-against-rest curves."""
     figure = Figure(figsize=(5.2, 4.9), layout="constrained")
     axes = figure.subplots()
@@ -47,7 +38,7 @@ def roc_figure(label_S: Ints, scores: Mapping[str, Floats], titles: Mapping[str,
     axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.legend(fontsize=7.5, loc="lower right", frameon=False)
     _plain(axes)
-    return encode(figure)
+    return figure
 
 
 def _mean_curve(label_S: Ints, score_SK: Floats) -> tuple[Floats, Floats]:
@@ -58,7 +49,7 @@ def _mean_curve(label_S: Ints, score_SK: Floats) -> tuple[Floats, Floats]:
     return GRID_RATES, np.mean([np.interp(GRID_RATES, false_G, true_G) for false_G, true_G in curves], axis=0)
 
 
-def forest_figure(titles: Mapping[str, str], aurocs: Mapping[str, float], intervals: Mapping[str, Sequence[float]]) -> str:
+def forest_figure(titles: Mapping[str, str], aurocs: Mapping[str, float], intervals: Mapping[str, Sequence[float]]) -> Figure:
     """One line per method: AUROC and its interval, beside chance."""
     figure = Figure(figsize=(7.2, 0.45 * len(titles) + 0.8), layout="constrained")
     axes = figure.subplots()
@@ -72,12 +63,12 @@ def forest_figure(titles: Mapping[str, str], aurocs: Mapping[str, float], interv
     _plain(axes)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    return encode(figure)
+    return figure
 
 
 def map_figure(
     pooled: Mapping[str, NDArray[np.float32]], titles: Mapping[str, str], label_S: Ints, classes: Sequence[str]
-) -> str:
+) -> Figure:
     """The first two principal components of each encoder's mean-pooled embeddings, coloured by class."""
     figure = Figure(figsize=(3.9 * len(pooled) + 0.8, 3.7), layout="constrained")
     for axes, (name, pooled_SD) in zip(figure.subplots(1, len(pooled)), pooled.items(), strict=True):
@@ -92,17 +83,17 @@ def map_figure(
         )
         _plain(axes)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return encode(figure)
+    return figure
 
 
-def picture(slice_YX: NDArray[np.float32]) -> str:
+def picture(slice_YX: NDArray[np.float32]) -> Figure:
     """A slice in grey, superior up."""
     low, high = np.percentile(slice_YX, [1, 99.5])
     figure = Figure(figsize=(1.4, 1.4 * slice_YX.shape[0] / slice_YX.shape[1]))
     axes: Any = figure.add_axes((0, 0, 1, 1))
     axes.imshow(slice_YX, cmap="gray", vmin=low, vmax=high, origin="lower")
     axes.set_axis_off()
-    return encode(figure)
+    return figure
 
 
 def _plain(axes: Axes) -> None:

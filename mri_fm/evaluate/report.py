@@ -10,11 +10,13 @@ from html import escape
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mri_fm.evaluate import figures
 from mri_fm.evaluate.compare import HEADLINE, PROBES, RANDOM, TRAINED, VOXELS, Comparison
 from mri_fm.evaluate.embed import Embedded
 from mri_fm.evaluate.task import Task
+from mri_fm.observe.page import figure_address, html_image, html_page
 
 TITLES = {
     "linear/trained": "linear probe, trained encoder",
@@ -27,15 +29,11 @@ ENCODERS = {TRAINED: "trained encoder", RANDOM: "random encoder"}
 EXAMPLES = 6  # of each kind
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #20242a; max-width: 940px; margin: 2.5em auto; padding: 0 1.2em; }
-h1 { font-size: 1.6em; margin-bottom: .1em; } h2 { font-size: 1.15em; margin: 2em 0 .5em; }
-.caption { display: inline-block; background: #fdf1dc; border-left: 4px solid #d9822b; padding: .3em .8em; }
-.lead { color: #555c66; margin-top: .2em; } img { max-width: 100%; }
-table { border-collapse: collapse; } th, td { text-align: left; padding: .3em 1.1em .3em 0; border-bottom: 1px solid #e3e6ea; }
-td.number { font-variant-numeric: tabular-nums; } tr.headline td { font-weight: 600; }
-.examples { display: flex; flex-wrap: wrap; gap: .7em; } figure { margin: 0; width: 132px; }
-figure img { width: 132px; border-radius: 4px; background: #000; }
-figcaption { font-size: .75em; color: #555c66; line-height: 1.3; overflow-wrap: anywhere; }
+.caption { display: inline-block; margin: .3em 0 0 } .lead { color: #5a6675; margin-top: .2em } td { text-align: left }
+tr.headline td { font-weight: 600 } .examples { display: flex; flex-wrap: wrap; gap: .7em }
+figure { margin: 0; width: 132px } figure img { width: 132px; border-radius: 4px; background: #000 }
+figcaption { font-size: .75em; color: #5a6675; line-height: 1.3; overflow-wrap: anywhere }
+th { text-align: left }
 """
 
 
@@ -72,26 +70,23 @@ def render(result: Mapping[str, Any], task: Task, embedded: Embedded, comparison
     point, spread = method_figures(result)
     scores = {method: comparison.scores[method] for method in TITLES}
     title = f"{result['objective']} at step {result['step']}: does the encoder see “{result['label']}”?"
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style></head><body>
-<h1>{escape(title)}</h1>
+    body = f"""<h1>{escape(title)}</h1>
 <p class="lead">{_lead(result)}</p>
-<p class="caption">{escape(result["caption"])}</p>
+<p class="caption warn">{escape(result["caption"])}</p>
 <h2>Area under the ROC curve</h2>
 {_table(result, point, spread)}
-{_image("AUROC of each method with its interval", figures.forest_figure(TITLES, point, spread))}
+{html_image(figures.forest_figure(TITLES, point, spread), "AUROC of each method with its interval")}
 <h2>ROC curves</h2>
-{_image("ROC curves", figures.roc_figure(task.label_S, scores, TITLES, point))}
+{html_image(figures.roc_figure(task.label_S, scores, TITLES, point), "ROC curves")}
 <h2>The embeddings in two dimensions</h2>
-{_image("principal components", figures.map_figure(embedded.pooled, ENCODERS, task.label_S, task.classes))}
+{html_image(figures.map_figure(embedded.pooled, ENCODERS, task.label_S, task.classes), "principal components")}
 <p>Mean over the tokens of each volume, principal components over all labelled volumes.
 Only for looking at: no number above uses it.</p>
 <h2>Examples</h2>
 {_examples(task, embedded, comparison, keys)}
 <h2>How these figures were made</h2>
-{_method(result)}
-</body></html>
-"""
+{_method(result)}"""
+    return html_page(title, body, STYLE)
 
 
 def _lead(result: Mapping[str, Any]) -> str:
@@ -106,17 +101,13 @@ def _contrasts(result: Mapping[str, Any]) -> str:
     return f"{named} only" if len(result["contrasts"]) == 1 else f"contrasts {named}"
 
 
-def _image(description: str, address: str) -> str:
-    return f'<p><img alt="{description}" src="{address}"></p>'
-
-
 def _table(result: Mapping[str, Any], point: Mapping[str, float], spread: Mapping[str, Sequence[float]]) -> str:
     rows = []
     for method, title in TITLES.items():
         style = ' class="headline"' if method == f"{result['headline']}/{TRAINED}" else ""
         low, high = spread[method]
         numbers = (f"{point[method]:.3f}", f"[{low:.3f}, {high:.3f}]", _gain(result, method))
-        cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
+        cells = "".join(f"<td>{number}</td>" for number in numbers)
         rows.append(f"<tr{style}><td>{title}</td>{cells}</tr>")
     heads = "".join(f"<th>{name}</th>" for name in ("method", "AUROC", "95 % interval", "gain over the random encoder"))
     body = "\n".join(rows)
@@ -140,13 +131,14 @@ def _examples(task: Task, embedded: Embedded, comparison: Comparison, keys: Sequ
     shown = min(EXAMPLES, len(order) // 2)
     parts = ["<p>Out of fold: the true class, and the probability that the headline probe gave it.</p>"]
     for heading, chosen in (("Likeliest", order[:shown]), ("Least likely", order[::-1][:shown])):
-        cards = [
-            f'<figure><img alt="middle slice" src="{figures.picture(embedded.slice_SYX[i])}"><figcaption>{escape(keys[i][:24])}'
-            f"<br>{escape(task.classes[task.label_S[i]])}: {right_S[i]:.2f}</figcaption></figure>"
-            for i in chosen
-        ]
+        cards = [_card(embedded.slice_SYX[i], keys[i], f"{task.classes[task.label_S[i]]}: {right_S[i]:.2f}") for i in chosen]
         parts.append(f'<p>{heading}</p><div class="examples">{"".join(cards)}</div>')
     return "\n".join(parts)
+
+
+def _card(slice_YX: NDArray[np.float32], key: str, text: str) -> str:
+    picture = f'<img alt="middle slice" src="{figure_address(figures.picture(slice_YX))}">'
+    return f"<figure>{picture}<figcaption>{escape(key[:24])}<br>{escape(text)}</figcaption></figure>"
 
 
 def _method(result: Mapping[str, Any]) -> str:

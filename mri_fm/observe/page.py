@@ -21,9 +21,10 @@ td:first-child, th:first-child { text-align: left; padding-left: 0 } img { max-w
 """
 
 
-def html_page(title: str, body: str) -> str:
-    """A whole page around `body`, which is HTML."""
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
+def html_page(title: str, body: str, style: str = "") -> str:
+    """A whole page around `body`, which is HTML; `style` is CSS that the page needs beside `STYLE`."""
+    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = f"{meta}<title>{escape(title)}</title><style>{STYLE}{style}</style>"
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n'
 
 
