@@ -6,6 +6,9 @@
 Reference: arXiv 2606.13315; `mri_fm.losses.spectral` has the equation of L_spec. The paper ramps over 20 of its 700 epochs
 from epoch 5 on; 0.01 is its weight 1 on one step in ten, whose term and step share were both divided by ten.
 
+`spectral_gradient_ratio` is ‖∂L_spec/∂ŷ‖ / ‖∂L_mae/∂ŷ‖ over the predicted voxels ŷ of the micro-batch, before λ: times λ it
+says which term steers. It comes from numbers that the losses have computed anyway, and costs no backward pass.
+
     import torch
     from mri_fm.config import HeadConfig, ModelConfig
     from mri_fm.objectives.mae_spectral import MAESpectral
@@ -16,9 +19,6 @@ from epoch 5 on; 0.01 is its weight 1 on one step in ten, whose term and step sh
     volumes = torch.randn(2, 1, 16, 16, 16)
     loss, metrics = objective(volumes, torch.arange(2), 0, {"spectral_weight": weights[-1]})
     loss.backward()
-
-`spectral_gradient_ratio` is ‖∂L_spec/∂ŷ‖ / ‖∂L_mae/∂ŷ‖ over the predicted voxels ŷ of the micro-batch, before λ: times λ it
-says which term steers. It comes from numbers that the losses have computed anyway, and costs no backward pass.
 
 Axes: B batch, M hidden tokens, P voxels of a patch, C channels, Z/Y/X voxels.
 """
