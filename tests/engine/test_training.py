@@ -108,6 +108,19 @@ def test_bf16_trains(corpus, tmp_path):
     assert losses[-1] < losses[0]
 
 
+def test_validation_and_collapse_metrics_do_not_depend_on_the_ranks(corpus, tmp_path):
+    seen = []
+    for world in (1, 2):
+        config = small_config(corpus, tmp_path / str(world), "jepa_vcr", "val.every=2", "observe.every=3", "log_every=4")
+        train(config, world=world)
+        seen.append(read_metrics(Path(config.run.dir)))
+    for name in ("val_loss", "feature_std", "rankme"):
+        one, two = ([record[name] for record in records if name in record] for records in seen)
+        assert one == pytest.approx(two, rel=1e-4)
+    assert [r["step"] for r in seen[0] if "val_loss" in r] == [1, 2, 4]
+    assert [r["step"] for r in seen[0] if "rankme" in r] == [1, 3, 4]
+
+
 def test_a_finished_run_adds_nothing(corpus, tmp_path):
     config = small_config(corpus, tmp_path, "mae")
     train(config, world=1)
