@@ -20,7 +20,7 @@ from yaml import YAMLError
 from mri_fm.errors import UserError
 
 PRESETS = Path(__file__).parent / "presets"
-GROUPS = ("model", "data")
+GROUPS = ("model", "data", "optim")
 
 
 @dataclass
@@ -85,12 +85,14 @@ class TrainConfig:
 
 @dataclass
 class OptimConfig:
-    """AdamW and its schedules: linear warm-up from `lr_start` to `lr`, then cosine to `lr_end`."""
+    """AdamW and its schedules: linear warm-up from `lr_start` to `lr`, then `decay`, then a linear cool-down to `lr_end`."""
 
     lr_start: float = 1e-4
     lr: float = 2e-4
     lr_end: float = 1e-6
     warmup: float = 0.1  # fraction of the steps
+    decay: str = "cosine"  # after the warm-up: cosine (to lr_end), constant
+    cooldown: float = 0.0  # fraction of the steps, at the end, with a straight line to lr_end
     betas: list[float] = field(default_factory=lambda: [0.9, 0.975])
     weight_decay: float = 0.005
     weight_decay_end: float = 0.0005
@@ -160,7 +162,7 @@ def load_config(objective: str, words: Sequence[str] = ()) -> Config:
 
     Args:
         objective: a name of `mri_fm.objectives.OBJECTIVES`.
-        words: `key=value` overrides; `model=NAME` and `data=NAME` choose presets.
+        words: `key=value` overrides; `model=NAME`, `data=NAME` and `optim=NAME` choose presets.
 
     Raises:
         UserError: unknown objective, preset or key (the nearest one is named), or a value of the wrong type.
@@ -272,6 +274,7 @@ def _check(config: Config) -> None:
         "data.device": (config.data.device, ("auto", "cpu", "gpu")),
         "data.statistics": (config.data.statistics, ("foreground", "volume")),
         "data.verify": (config.data.verify, ("full", "size")),
+        "optim.decay": (config.optim.decay, ("cosine", "constant")),
         "train.precision": (config.train.precision, ("auto", "bf16", "fp32")),
         "wandb.mode": (config.wandb.mode, ("online", "offline", "disabled")),
     }
@@ -292,6 +295,9 @@ def _check(config: Config) -> None:
     for head in (config.model, config.model.predictor, config.model.decoder):
         if head.width % head.heads:
             raise UserError(f"model width {head.width} does not divide by its {head.heads} heads")
+    phases = (config.optim.warmup, config.optim.cooldown)
+    if min(phases) < 0 or sum(phases) > 1:
+        raise UserError(f"optim.warmup={phases[0]} and optim.cooldown={phases[1]} are fractions of the steps; together at most 1")
     positive = {
         "train.steps": config.train.steps,
         "train.global_batch": config.train.global_batch,

@@ -25,12 +25,20 @@ def warmup_cosine(steps: int, *, start: float, peak: float, end: float, warmup: 
 def optimizer_schedules(optim: OptimConfig, steps: int) -> dict[str, np.ndarray]:
     """The learning rate ("lr") and the weight decay ("weight_decay") per optimizer step.
 
-    As in arXiv 2606.13315: linear warm-up, then a cosine; the weight decay follows a cosine from the first step.
+    As in arXiv 2606.13315: linear warm-up, then a cosine; the weight decay follows a cosine from the first step. With
+    `decay: constant` and a cool-down it is the warm-up, stable, decay schedule (Hu et al., MiniCPM, 2024), which can be
+    continued from before its cool-down.
 
     Returns:
         float64 arrays of shape (steps,).
     """
     warmup = min(round(optim.warmup * steps), steps)
+    cooldown = min(round(optim.cooldown * steps), steps - warmup)
+    middle = steps - cooldown
+    end = optim.lr if optim.decay == "constant" else optim.lr_end
+    rate = np.full(steps, optim.lr_end, dtype=np.float64)
+    rate[:middle] = warmup_cosine(middle, start=optim.lr_start, peak=optim.lr, end=end, warmup=warmup)
+    if cooldown:
+        rate[middle:] = np.linspace(rate[middle - 1] if middle else optim.lr, optim.lr_end, cooldown + 1)[1:]
     decay = warmup_cosine(steps, start=optim.weight_decay, peak=optim.weight_decay, end=optim.weight_decay_end, warmup=0)
-    rate = warmup_cosine(steps, start=optim.lr_start, peak=optim.lr, end=optim.lr_end, warmup=warmup)
     return {"lr": rate, "weight_decay": decay}

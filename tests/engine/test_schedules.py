@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mri_fm.config import OptimConfig
+from mri_fm.config import OptimConfig, load_config
 from mri_fm.engine.schedules import optimizer_schedules, warmup_cosine
 
 
@@ -27,3 +27,17 @@ def test_weight_decay_falls_from_the_first_step():
     assert decay[0] == pytest.approx(0.005)
     assert decay[-1] == pytest.approx(0.0005)
     assert np.all(np.diff(decay) < 0)
+
+
+def test_the_cooldown_preset_is_constant_and_then_a_straight_line():
+    optim = load_config("mae", ["optim=cooldown", "optim.warmup=0.1", "data.corpus=C", "run.dir=R"]).optim
+    rate = optimizer_schedules(optim, 100)["lr"]
+    assert np.all(rate[10:80] == optim.lr)
+    np.testing.assert_allclose(np.diff(rate[79:]), (optim.lr_end - optim.lr) / 20)
+    assert rate[-1] == pytest.approx(optim.lr_end)
+
+
+def test_a_cooldown_after_a_cosine_starts_where_the_cosine_ends():
+    rate = optimizer_schedules(OptimConfig(lr=1.0, lr_start=0.5, lr_end=0.1, warmup=0.0, cooldown=0.5), 10)["lr"]
+    assert rate[4] == pytest.approx(0.1)
+    np.testing.assert_allclose(rate[4:], 0.1)
