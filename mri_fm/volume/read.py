@@ -20,6 +20,7 @@ import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.filename_parser import TypesFilenamesError
+from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
@@ -29,6 +30,7 @@ from mri_fm.volume.refusal import Refusal
 MAX_VOXELS = 1024**3
 MAX_DEFLATE_RATIO = 1032  # deflate cannot expand further (zlib technical details)
 MAX_TRAILER_BYTES = 1 << 20  # what may follow the voxels, e.g. the tags of an MGZ file
+GOOD_RAS_OFFSET = 28  # of an int16 in the MGH header
 GZIP_SUFFIXES = (".gz", ".mgz")
 
 
@@ -67,7 +69,7 @@ def read_volume(path: Path) -> Volume:
         if path.suffix.lower() in GZIP_SUFFIXES:
             image = _verified_gzip(image, path)
         array = np.asanyarray(image.dataobj).reshape(shape)
-        return Volume(array, _affine(image), np.dtype(image.get_data_dtype()).name)
+        return Volume(array, _affine(image, path), np.dtype(image.get_data_dtype()).name)
 
 
 def read_series(files: list[Path]) -> Volume:
@@ -150,13 +152,19 @@ def _verified_gzip(image: Any, path: Path) -> Any:
     return image.from_bytes(content)
 
 
-def _affine(image: Any) -> NDArray[np.float64]:
+def _good_ras_flag(path: Path) -> int:
+    """As it is stored: nibabel puts a 1 and an affine of its own in place of a 0."""
+    with ImageOpener(path) as stream:
+        return int.from_bytes(stream.read(GOOD_RAS_OFFSET + 2)[GOOD_RAS_OFFSET:], "big")
+
+
+def _affine(image: Any, path: Path) -> NDArray[np.float64]:
     """The affine, where the header gives one that can be inverted."""
     header = image.header
     codes = [int(header[name]) for name in ("qform_code", "sform_code") if _has(header, name)]
     if codes and not any(codes):
         raise Refusal("no_orientation", "qform_code and sform_code are both 0")
-    if _has(header, "goodRASFlag") and int(header["goodRASFlag"]) != 1:
+    if isinstance(image, nibabel.MGHImage) and _good_ras_flag(path) != 1:
         raise Refusal("no_orientation", "goodRASFlag is not set")
     if isinstance(image, nibabel.AnalyzeImage) and not codes:
         raise Refusal("no_orientation", "Analyze headers do not tell left from right")

@@ -93,6 +93,13 @@ def test_no_orientation(tmp_path: Path) -> None:
     content[296:312] = content[280:296]  # srow_y = srow_x
     (tmp_path / "flat.nii").write_bytes(content)
     assert code_of(tmp_path / "flat.nii") == "no_orientation"
+    nibabel.save(nibabel.AnalyzeImage(voxels(), np.diag([2, 2, 2, 1])), tmp_path / "analyze.hdr")
+    assert code_of(tmp_path / "analyze.hdr") == "no_orientation"
+    content = bytearray(nibabel.MGHImage(voxels(), AFFINE).to_bytes())
+    content[28:30] = b"\0\0"  # goodRASFlag
+    for name, blob in (("a.mgh", bytes(content)), ("a.mgz", gzip.compress(content))):
+        (tmp_path / name).write_bytes(blob)
+        assert code_of(tmp_path / name) == "no_orientation"
 
 
 def test_a_header_that_promises_too_much_allocates_nothing(tmp_path: Path) -> None:
