@@ -13,8 +13,12 @@ import pytest
 import torch
 from torch import nn
 
+from mri_fm.data.loader import Batch
+from mri_fm.errors import UserError
+from mri_fm.evaluate import attentive
 from mri_fm.evaluate.attentive import AttentiveProbe, fit_attentive
 from mri_fm.evaluate.compare import out_of_fold
+from mri_fm.evaluate.embed import embed
 from mri_fm.evaluate.linear import fit_linear, fit_voxels
 from mri_fm.evaluate.splits import grouped_folds
 from mri_fm.evaluate.statistics import auroc
@@ -110,3 +114,27 @@ def test_the_folded_query_is_multi_head_attention() -> None:
     token_SND = torch.randn(5, 7, 12, dtype=torch.float64)
     expected, _ = plain(probe.query_D.expand(5, 1, 12), token_SND, token_SND)
     torch.testing.assert_close(probe.project(probe.attend(token_SND)), expected[:, 0], rtol=1e-12, atol=1e-12)
+
+
+def test_the_weights_of_the_best_epoch_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    token_SND = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 3, 4))).float().repeat(2, 1, 1)
+    held_S = torch.arange(12) < 6
+    kept = []
+    for epochs in (1, 5):  # what is learned is wrong for the held-out samples, so the first epoch is the best
+        rng = np.random.default_rng(0)
+        probe = AttentiveProbe(4, 2, 2)
+        probe.initialise(rng)
+        monkeypatch.setattr(attentive, "EPOCHS", epochs)
+        attentive._train(probe, token_SND, held_S.long(), held_S, rng)
+        kept.append(probe.state_dict())
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
+
+
+def test_embeddings_come_in_the_order_of_the_keys_whatever_the_batches() -> None:
+    x_BCZYX = torch.arange(4.0).view(4, 1, 1, 1, 1).expand(4, 1, 4, 4, 4)
+    batches = [Batch(x_BCZYX[picked], torch.tensor(picked), 0, (), 0) for picked in ([2, 0], [3, 1])]
+    encoders: Any = {"mean": nn.Sequential(nn.Flatten(2), nn.AvgPool1d(64))}
+    embedded = embed(encoders, batches, list("abcd"), torch.device("cpu"))
+    assert embedded.pooled["mean"][:, 0].tolist() == embedded.slice_SYX[:, 0, 0].tolist() == [0, 1, 2, 3]
+    with pytest.raises(UserError, match="2 of 4 labelled volumes"):
+        embed(encoders, batches[:1], list("abcd"), torch.device("cpu"))

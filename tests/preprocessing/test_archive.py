@@ -34,6 +34,7 @@ def test_an_image_is_its_source_uncropped(corpus: Path) -> None:
     volume = read_volume(corpus.parent / "raw" / "scan5.nii.gz")
     group = zarr.open_group(corpus / "volumes.zarr" / row["key"], mode="r")
     facts = group.attrs["mri_fm"]
+    assert facts["source_orientation"] == "PSR"
     canonical = canonicalise(volume)
     assert np.array_equal(group["0"][:], canonical.voxels)
     assert facts["affine"] == canonical.affine.tolist()
@@ -63,6 +64,16 @@ def test_thick_slices_are_kept_and_means_are_means() -> None:
     (_, first), (level, second) = pyramid(voxels, (6.0, 1.0, 1.0))[:2]
     assert (first, second) == ([1, 1, 1], [1, 2, 2])
     assert np.array_equal(level, np.rint(voxels.reshape(4, 4, 2, 4, 2).mean(axis=(2, 4))))
+
+
+def test_coarse_voxels_lie_between_the_fine_ones(tmp_path: Path, corpus: Path) -> None:
+    canonical = canonicalise(read_volume(corpus.parent / "raw" / "scan4.nii.gz"))  # 6 mm slices of 4 mm
+    write_image(tmp_path / "k", tmp_path / "scratch", canonical)
+    first, second = zarr.open_group(tmp_path / "k", mode="r").attrs["ome"]["multiscales"][0]["datasets"][:2]
+    assert [t["type"] for t in first["coordinateTransformations"]] == ["scale"]
+    scale, shift = second["coordinateTransformations"]
+    assert scale["scale"] == [12.0, 8.0, 8.0]
+    assert shift == {"type": "translation", "translation": [3.0, 2.0, 2.0]}
 
 
 def test_writing_again_replaces(tmp_path: Path, corpus: Path) -> None:

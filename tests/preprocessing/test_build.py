@@ -127,6 +127,7 @@ def test_bad_inputs_end_in_the_ledger(tmp_path: Path) -> None:
     assert rows["c_T1.nii"]["key"] == rows["b_T1.nii.gz"]["key"]
     counts = content["counts"]
     assert counts["accepted"] + counts["duplicate"] + counts["refused"] == counts["inputs"] == 6
+    assert counts["distinct_brains"] == 1
     assert counts["by_code"] == {"duplicate": 1, "non_finite": 1, "not_3d": 1, "not_readable": 1, "truncated": 1}
 
 
@@ -141,7 +142,7 @@ def test_a_second_run_does_nothing_and_new_data_moves_nothing(tmp_path: Path) ->
     nibabel.save(resampled((6, 5, 5), seed=3), raw / "new_T2.nii.gz")
     content, changed = build(raw, out, SPEC)
     assert changed
-    assert content["counts"]["accepted"] == 2
+    assert (content["counts"]["accepted"], content["counts"]["distinct_brains"]) == (2, 2)
     assert ledger(out)["a_first_T1.nii.gz"]["decision"] == "duplicate"
     assert ledger(out)["b_T1.nii.gz"] == state["b_T1.nii.gz"]
     (raw / "new_T2.nii.gz").unlink()
@@ -242,6 +243,7 @@ def test_nothing_but_refusals_is_a_corpus_without_volumes(tmp_path: Path) -> Non
 
 def test_an_input_that_changes_between_the_passes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = small_raw(tmp_path / "raw")
+    build(raw, tmp_path / "corpus", Spec())
     monkeypatch.setattr(
         "preprocessing.build.open_archive", lambda folder: nibabel.save(resampled((5, 5, 5), seed=9), raw / "scan0.nii.gz")
     )

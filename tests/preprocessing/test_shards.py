@@ -11,7 +11,7 @@ import pytest
 import webdataset
 import xxhash
 
-from preprocessing.shards import Sample, write_shard
+from preprocessing.shards import Sample, encode, write_shard
 
 
 def samples(count: int = 5) -> list[Sample]:
@@ -70,3 +70,10 @@ def test_a_failing_sample_leaves_no_shard(tmp_path: Path) -> None:
     assert not (tmp_path / "a.tar").exists()
     write_shard(tmp_path / "a.tar", samples())
     assert (tmp_path / "a.tar").exists()
+
+
+def test_the_json_is_sorted_and_holds_no_nan() -> None:
+    voxels = np.ones((2, 2, 2), np.int16)
+    assert encode(Sample("k", voxels, {"b": 1, "a": 2}))["json"] == b'{"a": 2, "b": 1}'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        encode(Sample("k", voxels, {"a": float("nan")}))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
+from mri_fm.volume import dicom
 from mri_fm.volume.dicom import is_dicom, series_tags
 from mri_fm.volume.read import read_series
 from mri_fm.volume.refusal import Refusal
@@ -73,3 +74,15 @@ def test_tags_and_recognition(tmp_path: Path) -> None:
     (tmp_path / "no").write_bytes(b"short")
     assert not is_dicom(tmp_path / "no")
     assert series_tags(tmp_path / "no") == {}
+
+
+def test_a_series_that_is_several_volumes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def convert_twice(source: Path, target: Path) -> str:
+        for name in ("a.nii", "b.nii"):
+            (target / name).write_bytes(b"x")
+        return ""
+
+    monkeypatch.setattr(dicom, "_run_dcm2niix", convert_twice)
+    with pytest.raises(Refusal) as refusal:
+        read_series(write_series(tmp_path, voxels()[:2]))
+    assert refusal.value.code == "ambiguous_series"

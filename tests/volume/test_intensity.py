@@ -68,3 +68,11 @@ def test_labels_are_few_whole_numbers() -> None:
     assert not is_label(scan, scale)
     probabilities, scale, _ = quantise(rng.integers(0, 8, (20, 20, 20)) / 8)
     assert not is_label(probabilities, scale)
+
+
+def test_values_that_a_sample_misses_still_count() -> None:
+    array = np.ones((7, 10, 10), np.int16)
+    array.reshape(-1)[1:400:7] = np.arange(2, 59)  # every seventh voxel, but never the sampled ones
+    quantised, scale, _ = quantise(array)
+    assert not is_label(quantised, scale)
+    assert is_label(np.minimum(quantised, 32), scale)
