@@ -142,19 +142,23 @@ def _loss_and_gradient(
         part = slice(start, start + together)
         w = None if w_SZYX is None else w_SZYX[part]
         out = gradient_SZYX[part] if wanted else None
-        losses.append(_volumes(at_least_float32(x_SZYX[part]), at_least_float32(y_SZYX[part]), w, spectrum, out))
+        x, y = at_least_float32(x_SZYX[part]), at_least_float32(y_SZYX[part])
+        losses.append(_volumes(x, y, w, spectrum, out, 1 / len(x_SZYX)))
     loss = torch.cat(losses).mean().to(torch.promote_types(pred.dtype, torch.float32))
-    return loss, gradient_SZYX.div_(len(x_SZYX)).view(pred.shape) if wanted else gradient_SZYX
+    return loss, gradient_SZYX.view(pred.shape) if wanted else gradient_SZYX
 
 
-def _volumes(x_SZYX: Tensor, y_SZYX: Tensor, w_SZYX: Tensor | None, spectrum: Spectrum, out_SZYX: Tensor | None) -> Tensor:
-    """Loss of each volume, float64 (S,), and into `out_SZYX` its gradient with respect to x."""
+def _volumes(
+    x_SZYX: Tensor, y_SZYX: Tensor, w_SZYX: Tensor | None, spectrum: Spectrum, out_SZYX: Tensor | None, share: float
+) -> Tensor:
+    """Loss of each volume, float64 (S,), and into `out_SZYX` its gradient with respect to x, times `share`."""
     size = (x_SZYX.shape[1], x_SZYX.shape[2], x_SZYX.shape[3])
     # The inverse of a gradient is the adjoint, scaled as the forward transform is.
     norm, adjoint = ("backward", "forward") if spectrum.mode in _UNNORMALISED else ("ortho", "ortho")
-    mean, std = _mean_std(x_SZYX)
-    R = torch.fft.rfftn(_standardise(x_SZYX, mean, std, w_SZYX), dim=_VOLUME, norm=norm).contiguous()
-    G = torch.fft.rfftn(_standardise(y_SZYX, *_mean_std(y_SZYX), w_SZYX), dim=_VOLUME, norm=norm).contiguous()
+    r_SZYX, mean, std = _standardise(x_SZYX, w_SZYX)
+    R = torch.fft.rfftn(r_SZYX, dim=_VOLUME, norm=norm).contiguous()
+    del r_SZYX
+    G = torch.fft.rfftn(_standardise(y_SZYX, w_SZYX)[0], dim=_VOLUME, norm=norm).contiguous()
     if w_SZYX is None:
         R[:, 0, 0, 0] = G[:, 0, 0, 0] = 0  # what rounding leaves of the mean
     loss_S = _bins_(R.flatten(1), G.flatten(1), spectrum, size, gradient=out_SZYX is not None)
@@ -165,8 +169,8 @@ def _volumes(x_SZYX: Tensor, y_SZYX: Tensor, w_SZYX: Tensor | None, spectrum: Sp
     del R
     if w_SZYX is not None:
         g_SZYX.mul_(w_SZYX)
-    scale = 1.0 if spectrum.mode == "radial_log_power" else 1.0 / math.prod(size)
-    out_SZYX.copy_(_standardise_backward_(g_SZYX, x_SZYX, mean, std, scale))
+    scale = share if spectrum.mode == "radial_log_power" else share / math.prod(size)
+    _standardise_backward_(g_SZYX, x_SZYX, mean, std, scale, out_SZYX)
     return loss_S
 
 
@@ -179,19 +183,17 @@ def _bins_(R_SF: Tensor, G_SF: Tensor, spectrum: Spectrum, size: Size3, *, gradi
     return pointwise_(R_SF, G_SF, h_F, width=size[2], mode=spectrum.mode, gradient=gradient) / math.prod(size)
 
 
-def _mean_std(x_SZYX: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased standard deviation, (S, 1, 1, 1); in two passes, which beats torch's Welford on the CPU by far."""
+def _standardise(x_SZYX: Tensor, w_SZYX: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """w(x − mean)/(std + ε), mean and std; the moments in two passes, which beats torch's Welford on the CPU by far."""
     mean = x_SZYX.mean(_VOLUME, keepdim=True)
-    return mean, ((x_SZYX - mean).square_().sum(_VOLUME, keepdim=True) / (x_SZYX[0].numel() - 1)).sqrt_()
+    r_SZYX = x_SZYX - mean
+    std = (r_SZYX.square().sum(_VOLUME, keepdim=True) / (x_SZYX[0].numel() - 1)).sqrt_()
+    r_SZYX.div_(std + EPS_STD)
+    return r_SZYX if w_SZYX is None else r_SZYX.mul_(w_SZYX), mean, std
 
 
-def _standardise(x_SZYX: Tensor, mean: Tensor, std: Tensor, w_SZYX: Tensor | None) -> Tensor:
-    r_SZYX = (x_SZYX - mean).div_(std + EPS_STD)
-    return r_SZYX if w_SZYX is None else r_SZYX.mul_(w_SZYX)
-
-
-def _standardise_backward_(g_SZYX: Tensor, x_SZYX: Tensor, mean: Tensor, std: Tensor, scale: float) -> Tensor:
-    """g = ∂L/∂r becomes scale · ∂L/∂x for r = (x − mean)/σ, σ = std + ε.
+def _standardise_backward_(g_SZYX: Tensor, x_SZYX: Tensor, mean: Tensor, std: Tensor, scale: float, out_SZYX: Tensor) -> None:
+    """From g = ∂L/∂r, which is used up, scale · ∂L/∂x for r = (x − mean)/σ, σ = std + ε.
 
     ∂L/∂x = (g − mean g)/σ − (x − mean) · Σ g(x − mean) / (σ² (n − 1) std); the last term is 0 for a constant volume.
     """
@@ -199,4 +201,4 @@ def _standardise_backward_(g_SZYX: Tensor, x_SZYX: Tensor, mean: Tensor, std: Te
     along = (g_SZYX * centred).sum(_VOLUME, keepdim=True) / std / sigma / sigma / (x_SZYX[0].numel() - 1)
     along = torch.where(std == 0, 0.0, along)
     g_SZYX.sub_(g_SZYX.mean(_VOLUME, keepdim=True)).mul_(scale / sigma)
-    return g_SZYX.addcmul_(centred, along, value=-scale)
+    torch.addcmul(g_SZYX, centred, along, value=-scale, out=out_SZYX)
