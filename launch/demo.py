@@ -127,7 +127,8 @@ def follow(process: subprocess.Popen[bytes], run_dir: Path, until: int) -> None:
     with tqdm(total=until, desc=f"   {run_dir.name}", unit="step") as bar:
         while process.poll() is None and bar.n < until:
             time.sleep(0.2)
-            bar.update(last_step(run_dir) - bar.n)
+            if (step := last_step(run_dir)) != bar.n:
+                bar.update(step - bar.n)
         bar.update(last_step(run_dir) - bar.n)
 
 
