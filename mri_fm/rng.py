@@ -31,6 +31,7 @@ class Stream(IntEnum):
     INIT = 6
     EVALUATE = 7
     RENDER = 8
+    DROP_PATH = 9
 
 
 def generator(seed: int, stream: Stream, position: int) -> np.random.Generator:
@@ -69,6 +70,11 @@ def hash_bits(seed: int, stream: Stream, positions_B: Tensor, count: int) -> Ten
     row_B1 = _mix_(_mix_(positions_B.to(torch.int64) ^ mixed_lane).add_(lane))[:, None]
     counter_N = torch.arange(1, count + 1, device=positions_B.device).mul_(_GOLDEN)
     return _mix_(row_B1 + counter_N)
+
+
+def uniform(seed: int, stream: Stream, positions_B: Tensor, count: int) -> Tensor:
+    """Uniform float32 (B, count) in [0, 1), multiples of 2^-24; see `hash_bits` for the arguments."""
+    return _shift_right(hash_bits(seed, stream, positions_B, count), 40).to(torch.float32).mul_(2.0**-24)
 
 
 def normal(seed: int, stream: Stream, positions_B: Tensor, count: int) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mri_fm.rng import Stream, generator, hash_bits, normal
+from mri_fm.rng import Stream, generator, hash_bits, normal, uniform
 
 MASK = (1 << 64) - 1
 ints = st.integers(-(2**63), 2**63 - 1)
@@ -49,6 +49,17 @@ def test_rows_do_not_depend_on_their_batch() -> None:
     for row, position in zip(together, positions, strict=True):
         assert torch.equal(row, normal(3, Stream.NOISE, position[None], 1001)[0])
     assert positions.tolist() == [7, 0, 123456789]
+
+
+def test_uniform_is_the_high_bits_in_the_unit_interval() -> None:
+    positions = torch.arange(4)
+    values = uniform(3, Stream.DROP_PATH, positions, 1 << 14)
+    bits = hash_bits(3, Stream.DROP_PATH, positions, 1 << 14)
+    assert values.dtype == torch.float32
+    assert values.min() >= 0
+    assert values.max() < 1
+    assert values[2, 7].item() == ((bits[2, 7].item() & MASK) >> 40) / 2**24
+    assert values.double().mean().item() == pytest.approx(0.5, abs=5 / math.sqrt(12 * values.numel()))
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
