@@ -28,8 +28,8 @@ from mri_fm.observe.recorder import METRICS_FILE, read_metrics
 ROOT = Path(__file__).parents[1]
 OUT = Path("runs/demo")
 OBJECTIVES = ("mae", "mae_spectral", "jepa", "jepa_vcr")
-STEPS = 60
-CHECKPOINT_EVERY = 20
+STEPS = 50
+CHECKPOINT_EVERY = 15
 RESUMED = "jepa_vcr"  # this run is killed on its way, and compared with one that was not
 PROBED = "mae_spectral"  # chosen before looking: the paper's best objective
 LABEL = "contrast"
@@ -89,7 +89,7 @@ def train_command(objective: str, run_dir: Path) -> list[str]:
         "run.dir": run_dir,
         "train.steps": STEPS,
         "checkpoint.every": CHECKPOINT_EVERY,
-        "observe.every": STEPS // 4,
+        "observe.every": STEPS // 2,
         "log_every": 1,
     }
     return [*launcher, "train.py", "--objective", objective, *(f"{key}={value}" for key, value in words.items())]

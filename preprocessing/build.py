@@ -32,7 +32,7 @@ from mri_fm.volume.canonical import MAX_SPACING_MM, MIN_FIELD_OF_VIEW_MM
 from preprocessing.archive import open_archive
 from preprocessing.discover import Input, find_inputs, fingerprint, list_files
 from preprocessing.files import checksum, read_object, write_text
-from preprocessing.knowledge import Knowledge, contrast_of, know
+from preprocessing.knowledge import PHANTOM, Knowledge, contrast_of, know
 from preprocessing.plan import keep_first, plan_shards, shard_size, split_of
 from preprocessing.runner import Runner, task_runner
 from preprocessing.tables import read_ledger, write_corpus_file, write_ledger, write_manifest
@@ -287,7 +287,7 @@ def _counts(ledger: Sequence[dict[str, str]], rows: Sequence[dict[str, Any]]) ->
     return {
         "inputs": len(ledger),
         **{name: decisions[name] for name in ("accepted", "duplicate", "refused")},
-        "distinct_brains": len({row["base"] for row in rows}),
+        "distinct_brains": len({row["base"] for row in rows if row["kind"] != PHANTOM}),
         "templates": kinds["template"],
         "variants": kinds["variant"],
         "by_code": dict(sorted(Counter(row["code"] for row in ledger if row["code"]).items())),

@@ -20,7 +20,8 @@ from mri_fm.errors import UserError
 from preprocessing.discover import Input, image_stem
 
 LABELS_FILE = "labels.csv"
-KINDS = ("individual", "template", "variant", "format_sample")
+PHANTOM = "phantom"  # an object or a test pattern, no brain
+KINDS = ("individual", "template", "variant", "format_sample", PHANTOM)
 KNOWN_COLUMNS = ("dataset", "subject", "session", "contrast", "kind", "base")
 MISSING_VALUES = ("", "n/a", "na", "nan", "null", "none")
 UNKNOWN_DATASET = "unknown"

@@ -44,6 +44,7 @@ KINDS = {
     "template": "templates, averages over people",
     "variant": "variants, rendered from one of the other brains",
     "format_sample": "format samples of software packages; whom they show is not known",
+    "phantom": "phantoms and test patterns: no brain",
 }
 
 

@@ -25,6 +25,7 @@ from nibabel.processing import resample_to_output, smooth_image
 from tqdm import tqdm
 
 from mri_fm.errors import UserError, run_main
+from preprocessing.knowledge import PHANTOM
 from preprocessing.rendering import plan_renderings, render
 from preprocessing.rendering_anatomy import Anatomy, AnatomyFiles, load_anatomy
 
@@ -46,6 +47,7 @@ NIBABEL_SAMPLES = (
 )  # fmt: skip
 COMPANIONS = {".PAR": ".REC", ".HEAD": ".BRIK"}
 DIPY_SAMPLES = ("aniso_vox.nii.gz", "ascm_out_test.nii.gz", "S0_10slices.nii.gz", "small_25.nii.gz", "test_piesno.nii.gz")
+PATTERNS = {"0.dcm", "standard.nii.gz"}  # made by a formula
 SAME_BRAIN = {"aniso_vox.nii.gz": "dipy-b0", "ascm_out_test.nii.gz": "dipy-b0"}  # the second is the first, denoised
 
 
@@ -58,7 +60,7 @@ class Label:
     subject: str
     session: str = "1"
     contrast: str = "OTHER"  # T1, T2, FLAIR, T2STAR, OTHER
-    kind: str = "format_sample"  # individual, template, variant, format_sample
+    kind: str = "format_sample"  # individual, template, variant, format_sample, phantom
     base: str = ""  # the anatomy behind the voxels
     rendering: str = ""
     atrophy: str = ""  # 0 or 1 for a variant
@@ -209,7 +211,8 @@ def _add_samples(tree: Tree, package: str, folder: Path, names: Sequence[str]) -
     for number, name in enumerate(names):
         if (folder / name).is_file():
             subject = SAME_BRAIN.get(name, f"{package}{number:02d}")
-            tree.add_copy(Label(f"formats/{package}/{name}", package, subject, base=subject), folder / name)
+            kind = PHANTOM if name.startswith(PHANTOM) or name in PATTERNS else "format_sample"
+            tree.add_copy(Label(f"formats/{package}/{name}", package, subject, kind=kind, base=subject), folder / name)
 
 
 def _copier(source: Path) -> Callable[[Path], object]:

@@ -291,3 +291,13 @@ def test_two_builds_at_once_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="another build"):
             build(raw, tmp_path / "out")
     assert os.listdir(raw)
+
+
+def test_a_phantom_is_no_brain(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for name, seed in (("head.nii", 1), ("bottle.nii", 2)):
+        nibabel.save(resampled((6, 5, 5), seed=seed), raw / name)
+    write_labels(raw, ["path", "kind"], [["head.nii", "individual"], ["bottle.nii", "phantom"]])
+    counts = build(raw, tmp_path / "corpus")[0]["counts"]
+    assert (counts["accepted"], counts["distinct_brains"]) == (2, 1)

@@ -69,7 +69,7 @@ def test_broken_files_break(raw: Path) -> None:
 def test_every_label_names_an_input_that_is_there(raw: Path, rows: list[dict[str, str]]) -> None:
     assert all((raw / row["path"]).exists() for row in rows)
     assert len({row["path"] for row in rows}) == len(rows)
-    assert {row["kind"] for row in rows} <= {"individual", "template", "variant", "format_sample"}
+    assert {row["kind"] for row in rows} <= {"individual", "template", "variant", "format_sample", "phantom"}
     assert {row["contrast"] for row in rows} <= {"T1", "T2", "FLAIR", "T2STAR", "OTHER"}
 
 
