@@ -8,6 +8,7 @@ ill-typed value is a `UserError` that names the nearest key.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +35,11 @@ class HeadConfig:
 
 @dataclass
 class ModelConfig:
-    """The encoder (a 3D ViT) and the sizes of the heads that objectives may put behind it."""
+    """The encoder (a 3D ViT) and the sizes of the heads that objectives may put behind it; docs/models.md has the equations.
+
+    Raises:
+        UserError: a value that no network can be built from.
+    """
 
     name: str = "vit_tiny"
     width: int = 192
@@ -42,8 +47,35 @@ class ModelConfig:
     heads: int = 3
     mlp_ratio: float = 4.0
     patch: list[int] = field(default_factory=lambda: [8, 8, 8])  # voxels along z, y, x
+    position: str = "sincos"  # sincos (added once), rope (turns queries and keys in every layer, of the heads too)
+    rope_base: float = 100.0  # of the frequencies of rope
+    registers: int = 0  # learned tokens beside the patches, in the encoder alone
+    qk_norm: bool = False  # LayerNorm on queries and keys
+    mlp: str = "gelu"  # gelu, swiglu (as many parameters)
+    drop_path: float = 0.0  # probability of leaving out a branch of the last layer of the encoder, linear in depth
+    layer_scale: float = 0.0  # initial gain of both branches; 0: none
     predictor: HeadConfig = field(default_factory=HeadConfig)
     decoder: HeadConfig = field(default_factory=lambda: HeadConfig(depth=8))
+
+    def __post_init__(self) -> None:
+        """Check what types cannot."""
+        for key, allowed in {"position": ("sincos", "rope"), "mlp": ("gelu", "swiglu")}.items():
+            if getattr(self, key) not in allowed:
+                raise UserError(f"model.{key}={getattr(self, key)} is not one of {', '.join(allowed)}")
+        ranges = {
+            "mlp_ratio": (0 < self.mlp_ratio < math.inf, "above 0, for instance 4"),
+            "rope_base": (1 < self.rope_base < math.inf, "above 1, for instance 100"),
+            "registers": (self.registers >= 0, "0 or more, for instance 4"),
+            "drop_path": (0 <= self.drop_path < 1, "at least 0 and below 1, for instance 0.1"),
+            "layer_scale": (0 <= self.layer_scale < math.inf, "0 (none) or more, for instance 1e-5"),
+        }
+        for key, (holds, advice) in ranges.items():
+            if not holds:
+                raise UserError(f"model.{key}={getattr(self, key)} must be {advice}")
+        rope = self.position == "rope"
+        _check_transformer("model", self, rope)
+        _check_transformer("model.predictor", self.predictor, rope)
+        _check_transformer("model.decoder", self.decoder, rope)
 
 
 @dataclass
@@ -297,7 +329,9 @@ def _check(config: Config) -> None:
             raise UserError(f"model width {head.width} does not divide by its {head.heads} heads")
     phases = (config.optim.warmup, config.optim.cooldown)
     if min(phases) < 0 or sum(phases) > 1:
-        raise UserError(f"optim.warmup={phases[0]} and optim.cooldown={phases[1]} are fractions of the steps; together at most 1")
+        raise UserError(
+            f"optim.warmup={phases[0]} and optim.cooldown={phases[1]} are fractions of the steps; together at most 1"
+        )
     positive = {
         "train.steps": config.train.steps,
         "train.global_batch": config.train.global_batch,
@@ -309,3 +343,14 @@ def _check(config: Config) -> None:
     for key, number in positive.items():
         if number < 1:
             raise UserError(f"{key}={number} must be at least 1")
+
+
+def _check_transformer(name: str, part: ModelConfig | HeadConfig, rope: bool) -> None:
+    for key in ("width", "depth", "heads"):
+        if getattr(part, key) < 1:
+            raise UserError(f"{name}.{key}={getattr(part, key)} must be at least 1")
+    if rope and part.width // part.heads < 6:
+        raise UserError(
+            f"{name}.heads={part.heads} leaves {part.width // part.heads} features for each, and model.position=rope needs 6 "
+            "or more: take fewer heads or sincos"
+        )

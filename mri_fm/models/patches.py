@@ -1,4 +1,4 @@
-"""Volumes as sequences of patches, and where each patch lies.
+"""Volumes as sequences of patches.
 
 Axes: B batch, C channels, Z/Y/X voxels, N tokens in raster order, K any choice of them, P values of one patch (C·pz·py·px),
 D width.
@@ -6,8 +6,6 @@ D width.
 
 from __future__ import annotations
 
-import numpy as np
-import torch
 from torch import Tensor
 
 Size3 = tuple[int, int, int]
@@ -49,20 +47,3 @@ def unpatchify(patches_BNP: Tensor, patch: Size3, size: Size3) -> Tensor:
 def take_tokens(tokens_BND: Tensor, index_BK: Tensor) -> Tensor:
     """The tokens at `index_BK` (int64) of each sample: (B, N, D) → (B, K, D)."""
     return tokens_BND.gather(1, index_BK[:, :, None].expand(-1, -1, tokens_BND.shape[2]))
-
-
-def sincos_positions(width: int, grid: Size3) -> Tensor:
-    """Fixed 3D sine-cosine position table, float32 (N, D), computed in float64.
-
-    Each axis has sines and cosines of its patch index at frequencies 10000^(-k/K), k < K = ceil(D/6) (Vaswani et al., 2017,
-    §3.5, once per axis). Where 6 does not divide the width, the lowest frequencies of the last axis are cut off.
-    """
-    frequencies = -(-width // 6)
-    omega_K = 10000.0 ** (-np.arange(frequencies, dtype=np.float64) / frequencies)
-    axes = np.meshgrid(*(np.arange(n, dtype=np.float64) for n in grid), indexing="ij")
-    waves = []
-    for axis in axes:
-        phase_NK = axis.reshape(-1, 1) * omega_K
-        waves.append(np.stack([np.sin(phase_NK), np.cos(phase_NK)], axis=2).reshape(len(phase_NK), -1))
-    # NumPy, since deepspeed.zero.Init makes torch's constructors round to the dtype of the weights.
-    return torch.from_numpy(np.concatenate(waves, axis=1)[:, :width].astype(np.float32))

@@ -64,7 +64,7 @@ class Objective(nn.Module):
     def draw_encoder(self, model: ModelConfig, size: tuple[int, int, int]) -> VisionTransformer:
         """The encoder with the initial weights of `seed`, the same at each call; restarts torch's global generator."""
         torch.manual_seed(int(generator(self.seed, Stream.INIT, 0).integers(2**63)))
-        return VisionTransformer.from_config(model, size)
+        return VisionTransformer.from_config(model, size, seed=self.seed)
 
     @abstractmethod
     def forward(

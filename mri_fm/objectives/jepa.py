@@ -91,13 +91,13 @@ class JEPA(Objective):
     def flops_per_sample(self) -> float:
         """The student on visible tokens, the predictor on all, and the teacher's forward pass on all."""
         tokens = self.student.num_tokens
-        trained = encoder_flops(self.sizes, self.num_visible) + head_flops(self.sizes.predictor, tokens)
+        trained = encoder_flops(self.sizes, self.num_visible) + head_flops(self.sizes.predictor, tokens, self.sizes.mlp)
         return TRAINED * trained + encoder_flops(self.sizes, tokens)
 
     def features(self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int) -> Features:
         """Run student, teacher and predictor."""
         visible_BV, hidden_BM = self.mask(positions_B, group_position, shared=self.shared_mask)
-        context_BVD = self.student(x_BCZYX, visible_BV)
+        context_BVD = self.student(x_BCZYX, visible_BV, positions_B=positions_B)
         with torch.no_grad():
             target_BMD = normalize(take_tokens(self.teacher(x_BCZYX), hidden_BM))
         return Features(context_BVD, target_BMD, self.predictor(context_BVD, visible_BV, hidden_BM))

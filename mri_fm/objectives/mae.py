@@ -63,12 +63,12 @@ class MAE(Objective):
     def flops_per_sample(self) -> float:
         """The student on visible tokens, the decoder on all."""
         encoder = encoder_flops(self.sizes, self.num_visible)
-        return TRAINED * (encoder + head_flops(self.sizes.decoder, self.student.num_tokens))
+        return TRAINED * (encoder + head_flops(self.sizes.decoder, self.student.num_tokens, self.sizes.mlp))
 
     def predict(self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int) -> tuple[Tensor, Tensor]:
         """Predicted patches (B, M, P) and the indices hidden_BM where they belong."""
         visible_BV, hidden_BM = self.mask(positions_B, group_position)
-        tokens_BVD = self.student(x_BCZYX, visible_BV)
+        tokens_BVD = self.student(x_BCZYX, visible_BV, positions_B=positions_B)
         return self.decoder(tokens_BVD, visible_BV, hidden_BM), hidden_BM
 
     def reconstruction_loss(self, pred_BMP: Tensor, x_BCZYX: Tensor, hidden_BM: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ from mri_fm.models.flops import encoder_flops
 from mri_fm.models.vit import VisionTransformer
 
 
-def test_the_formula_is_what_torch_counts():
-    model = ModelConfig(width=96, depth=3, heads=3, mlp_ratio=4.0)
+@pytest.mark.parametrize("options", [{}, {"mlp": "swiglu", "registers": 5, "position": "rope", "qk_norm": True}])
+def test_the_formula_is_what_torch_counts(options):
+    model = ModelConfig(width=96, depth=3, heads=3, mlp_ratio=3.9, **options)
     encoder = VisionTransformer.from_config(model, (32, 32, 64))
     x_BCZYX = torch.zeros(1, 1, 32, 32, 64)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mri_fm.models.patches import patch_grid, patchify, sincos_positions, take_tokens, unpatchify
+from mri_fm.models.patches import patch_grid, patchify, take_tokens, unpatchify
 
 THREE = st.tuples(*[st.integers(1, 4)] * 3)
 
@@ -38,26 +38,3 @@ def test_take_tokens_is_indexing_per_sample():
     taken = take_tokens(tokens_BND, index_BK)
     assert taken[0].equal(tokens_BND[0, [0, 4]])
     assert taken[1].equal(tokens_BND[1, [2, 3]])
-
-
-@pytest.mark.parametrize("width", [1, 48, 192, 384, 1408, 1664])
-def test_position_table_has_any_width_and_tells_all_positions_apart(width):
-    table_ND = sincos_positions(width, (3, 4, 5))
-    assert table_ND.shape == (60, width)
-    assert table_ND.dtype == torch.float32
-    assert table_ND.abs().max() <= 1
-    if width >= 48:
-        distance = torch.cdist(table_ND.double(), table_ND.double()) + 9 * torch.eye(60)
-        assert distance.min() > 0.1
-
-
-def test_position_table_equals_the_formula_in_float64():
-    table_ND = sincos_positions(24, (2, 3, 20))
-    z, y, x = 1, 2, 19
-    row = []
-    for coordinate in (z, y, x):
-        for k in range(4):
-            phase = coordinate * 10000.0 ** (-k / 4)
-            row += [np.sin(phase), np.cos(phase)]
-    np.testing.assert_allclose(table_ND[-1].numpy(), row, atol=1e-7)
-    assert (z * 3 + y) * 20 + x == len(table_ND) - 1

@@ -12,6 +12,15 @@ from mri_fm.models.patches import patchify
 from mri_fm.models.vit import VisionTransformer
 
 SIZE, PATCH = (8, 12, 16), (4, 4, 8)
+DEFAULT_NAMES = """
+embedding.weight embedding.bias
+blocks.0.norm_attention.weight blocks.0.norm_attention.bias
+blocks.0.attention.qkv.weight blocks.0.attention.qkv.bias blocks.0.attention.out.weight blocks.0.attention.out.bias
+blocks.0.norm_mlp.weight blocks.0.norm_mlp.bias
+blocks.0.mlp.up.weight blocks.0.mlp.up.bias blocks.0.mlp.down.weight blocks.0.mlp.down.bias
+norm.weight norm.bias
+""".split()
+"""What checkpoints are read by."""
 
 
 def tiny(**changes) -> VisionTransformer:
@@ -127,6 +136,7 @@ def test_initial_weights():
 
 def test_positions_are_no_parameters_and_not_saved():
     encoder = tiny()
+    assert list(tiny(depth=1).state_dict()) == DEFAULT_NAMES
     assert not any("position" in name for name in encoder.state_dict())
     assert not any("position" in name for name, _ in encoder.named_parameters())
 
@@ -152,9 +162,11 @@ def test_any_input_dtype_meets_any_weight_dtype(dtype):
         torch.testing.assert_close(out.float(), exact, rtol=0.1, atol=0.1)
 
 
-def test_another_size_is_refused():
-    with pytest.raises(ValueError, match="given to an encoder for"):
-        tiny()(torch.randn(1, 1, 8, 12, 8))
+def test_volumes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="volumes of 2 channels given to an encoder for 1"):
+        tiny()(torch.randn(1, 2, *SIZE))
+    with pytest.raises(ValueError, match="does not divide"):
+        tiny()(torch.randn(1, 1, 8, 12, 12))
     with pytest.raises(ValueError, match="heads"):
         tiny(heads=5)
 
