@@ -99,8 +99,9 @@ def fused_spectral_loss(
 ) -> tuple[Tensor, Tensor]:
     """(`spectral_loss`, its gradient with respect to `pred`).
 
-    The gradient is what the backward pass will multiply, given away for inspection: detached, in pred's shape and dtype, not
-    to be changed; empty where pred needs none. Under torch.compile this function runs as it is, between compiled parts.
+    The gradient is what the backward pass will multiply, given away for inspection: detached, in pred's shape and float32 at
+    least (a loss scale is still to come), not to be changed; empty where pred needs none. Under torch.compile this
+    function runs as it is, between compiled parts.
     """
     check_volumes(pred, target)
     if hidden is not None:
@@ -117,6 +118,7 @@ class _FusedSpectralLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pred: Tensor, target: Tensor, spectrum: Spectrum, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
         loss, gradient = _loss_and_gradient(pred, target, spectrum, hidden, wanted=True)
+        ctx.dtype = pred.dtype
         ctx.mark_non_differentiable(gradient)
         ctx.save_for_backward(gradient)
         return loss, gradient
@@ -126,7 +128,7 @@ class _FusedSpectralLoss(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise RuntimeError("spectral_loss is differentiable once; take spectral_loss_reference for create_graph=True")
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream.to(gradient.dtype), None, None, None
+        return (gradient * upstream).to(ctx.dtype), None, None, None
 
 
 @torch.no_grad()
@@ -135,7 +137,8 @@ def _loss_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     x_SZYX, y_SZYX = pred.detach().flatten(0, 1), target.detach().flatten(0, 1)
     w_SZYX = None if hidden is None else hidden.flatten(0, 1)
-    gradient_SZYX = torch.empty_like(x_SZYX, memory_format=torch.contiguous_format) if wanted else x_SZYX.new_empty(0)
+    dtype = torch.promote_types(pred.dtype, torch.float32)
+    gradient_SZYX = x_SZYX.new_empty(x_SZYX.shape if wanted else 0, dtype=dtype)
     together = len(x_SZYX) if x_SZYX.is_cuda else 1
     losses = []
     for start in range(0, len(x_SZYX), together):
@@ -144,7 +147,7 @@ def _loss_and_gradient(
         out = gradient_SZYX[part] if wanted else None
         x, y = at_least_float32(x_SZYX[part]), at_least_float32(y_SZYX[part])
         losses.append(_volumes(x, y, w, spectrum, out, 1 / len(x_SZYX)))
-    loss = torch.cat(losses).mean().to(torch.promote_types(pred.dtype, torch.float32))
+    loss = torch.cat(losses).mean().to(dtype)
     return loss, gradient_SZYX.view(pred.shape) if wanted else gradient_SZYX
 
 

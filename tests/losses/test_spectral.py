@@ -126,9 +126,23 @@ def test_a_perfect_reconstruction_scores_nothing_under_bf16_autocast(mode):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_inputs_are_computed_in_float32(dtype):
     pred, target = (x.to(dtype) for x in pair((8, 8, 8)))
-    loss = spectral_loss(pred, target)
+    exact = pred.double().requires_grad_()
+    expected = spectral_loss_reference(exact, target.double())
+    (reference,) = torch.autograd.grad(expected, exact)
+    loss = spectral_loss(pred.requires_grad_(), target)
+    (gradient,) = torch.autograd.grad(loss, pred)
     assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(spectral_loss_reference(pred.double(), target.double()).item(), rel=1e-5)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert gradient.dtype == dtype
+    assert (gradient.double() - reference).norm() <= 2 * torch.finfo(dtype).eps * reference.norm()
+
+
+def test_a_loss_scale_saves_gradients_that_half_precision_would_lose():
+    pred, target = (x[:1, :1].half() for x in pair((64, 64, 64)))
+    loss, gradient = fused_spectral_loss(pred.requires_grad_(), target, Spectrum())
+    assert gradient.abs().median() < torch.finfo(torch.float16).tiny
+    (scaled,) = torch.autograd.grad(loss * 2.0**16, pred)
+    torch.testing.assert_close(scaled.float(), gradient * 2.0**16, rtol=1e-3, atol=1e-6)
 
 
 def test_brightness_and_contrast_do_not_matter():
