@@ -8,7 +8,9 @@ from mri_fm.config import HeadConfig, ModelConfig
 from mri_fm.objectives import OBJECTIVES, Objective
 from tests.distributed import run_ranks
 
-MODEL = ModelConfig(width=24, depth=1, heads=3, predictor=HeadConfig(24, 1, 3), decoder=HeadConfig(24, 1, 3))
+SIZES = {"width": 24, "depth": 1, "heads": 3, "predictor": HeadConfig(24, 1, 3), "decoder": HeadConfig(24, 1, 3)}
+PLAIN = ModelConfig(**SIZES)
+EVERY_OPTION = ModelConfig(**SIZES, position="rope", registers=2, qk_norm=True, mlp="swiglu", drop_path=0.5, layer_scale=0.1)
 SIZE = (16, 16, 16)
 CONFIG = {
     "train_micro_batch_size_per_gpu": 2,
@@ -17,14 +19,14 @@ CONFIG = {
 }
 
 
-def steps(name: str, x: torch.Tensor, rank: int, world: int) -> list[float]:
+def steps(name: str, model: ModelConfig, x: torch.Tensor, rank: int, world: int) -> list[float]:
     import deepspeed
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # it would be compiled
     deepspeed.init_distributed("gloo", verbose=False)
     with deepspeed.zero.Init(config_dict_or_path=CONFIG):
-        objective = OBJECTIVES[name](OBJECTIVES[name].Config(), MODEL, SIZE, 0)
+        objective = OBJECTIVES[name](OBJECTIVES[name].Config(), model, SIZE, 0)
     optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=0.1)
     engine, *_ = deepspeed.initialize(model=objective, optimizer=optimizer, config=CONFIG)
     losses = []
@@ -51,9 +53,10 @@ def plain_steps(objective: Objective, x: torch.Tensor) -> list[float]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("model", [PLAIN, EVERY_OPTION], ids=["plain", "every_option"])
 @pytest.mark.parametrize("name", ["mae_spectral", "jepa_vcr"])
-def test_two_partitioned_ranks_train_like_one_plain_process(name):
+def test_two_partitioned_ranks_train_like_one_plain_process(name, model):
     x = torch.randn(4, 1, *SIZE, generator=torch.Generator().manual_seed(0))
-    expected = plain_steps(OBJECTIVES[name](OBJECTIVES[name].Config(), MODEL, SIZE, 0), x)
-    for losses in run_ranks(lambda rank: steps(name, x, rank, 2), 2):
+    expected = plain_steps(OBJECTIVES[name](OBJECTIVES[name].Config(), model, SIZE, 0), x)
+    for losses in run_ranks(lambda rank: steps(name, model, x, rank, 2), 2):
         assert losses == pytest.approx(expected, abs=1e-6)
