@@ -1,6 +1,7 @@
 """MAE: hide most patches, encode the rest, reconstruct the voxels of the hidden ones.
 
-    L = mean over hidden voxels of |ŷ − y|^p / p,  p = 2;  y are the z-scored voxels themselves
+    L = mean over hidden voxels of |ŷ − y|^p / p,  p = 2;  y are the z-scored voxels themselves, or with `patch_norm` each
+    patch's voxels with its own mean and standard deviation taken out (He et al., section 4.1)
 
 Reference: He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022; in 3D arXiv 2606.13315.
 
@@ -40,6 +41,7 @@ class MAEConfig(MaskedConfig):
 
     name: str = "mae"
     power: float = 2.0  # p of the reconstruction loss
+    patch_norm: bool = False  # predict each patch without its own mean and standard deviation
 
 
 class MAE(Objective):
@@ -75,12 +77,21 @@ class MAE(Objective):
         """Mean |ŷ − y|^p / p over the hidden voxels of each sample, then over samples, in float32 at least."""
         with full_precision(x_BCZYX.device):
             target_BMP = take_tokens(patchify(at_least_float32(x_BCZYX), self.student.patch), hidden_BM)
+            if self.config.patch_norm:
+                mean_BM1, std_BM1 = patch_statistics(target_BMP)
+                target_BMP = (target_BMP - mean_BM1) / std_BM1
             error = (at_least_float32(pred_BMP) - target_BMP).abs()
             return mean_per_sample(error.pow(self.config.power)) / self.config.power
 
     def mosaic(self, pred_BMP: Tensor, x_BCZYX: Tensor, hidden_BM: Tensor) -> Tensor:
-        """The truth at visible patches, the prediction at hidden ones; (B, C, Z, Y, X) in float32 at least."""
+        """The truth at visible patches, the prediction at hidden ones, in voxel values; (B, C, Z, Y, X) in float32 at least.
+
+        With `patch_norm` a hidden patch gets its true mean and standard deviation back, as the loss never asked for them.
+        """
         truth_BNP = patchify(at_least_float32(x_BCZYX), self.student.patch)
+        if self.config.patch_norm:
+            mean_BM1, std_BM1 = patch_statistics(take_tokens(truth_BNP, hidden_BM))
+            pred_BMP = at_least_float32(pred_BMP) * std_BM1 + mean_BM1
         index = hidden_BM[:, :, None].expand(-1, -1, truth_BNP.shape[2])
         patches_BNP = truth_BNP.scatter(1, index, pred_BMP.to(truth_BNP.dtype))
         return unpatchify(patches_BNP, self.student.patch, self.student.size)
@@ -89,5 +100,16 @@ class MAE(Objective):
     def reconstruct(self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int) -> tuple[Tensor, Tensor]:
         """For pictures: the mosaic, and which of its voxels were hidden (bool), both (B, C, Z, Y, X)."""
         pred_BMP, hidden_BM = self.predict(x_BCZYX, positions_B, group_position)
-        marks = self.mosaic(torch.ones_like(pred_BMP), torch.zeros_like(x_BCZYX), hidden_BM)
-        return self.mosaic(pred_BMP, x_BCZYX, hidden_BM), marks.bool()
+        return self.mosaic(pred_BMP, x_BCZYX, hidden_BM), self.hidden_voxels(x_BCZYX, hidden_BM).bool()
+
+    def hidden_voxels(self, x_BCZYX: Tensor, hidden_BM: Tensor) -> Tensor:
+        """1 at the voxels of hidden patches, 0 elsewhere; like x."""
+        ones_BNP = torch.zeros_like(patchify(x_BCZYX, self.student.patch))
+        ones_BNP.scatter_(1, hidden_BM[:, :, None].expand(-1, -1, ones_BNP.shape[2]), 1.0)
+        return unpatchify(ones_BNP, self.student.patch, self.student.size)
+
+
+def patch_statistics(patches_BMP: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each patch (B, M, 1); the deviation of a constant patch is 1e-3, not 0."""
+    variance_BM1, mean_BM1 = torch.var_mean(patches_BMP, dim=2, keepdim=True, correction=0)
+    return mean_BM1, (variance_BM1 + 1e-6).sqrt()

@@ -25,7 +25,6 @@ Axes: B batch, M hidden tokens, P voxels of a patch, C channels, Z/Y/X voxels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -39,7 +38,7 @@ from mri_fm.losses.precision import at_least_float32
 from mri_fm.losses.spectral import Spectrum, fused_spectral_loss
 from mri_fm.losses.spectrum import as_spacing
 from mri_fm.models.patches import Size3, patchify, take_tokens
-from mri_fm.objectives.mae import MAE, MAEConfig
+from mri_fm.objectives.mae import MAE, MAEConfig, patch_statistics
 
 
 @dataclass
@@ -121,15 +120,17 @@ class MAESpectral(MAE):
         """The hidden voxels where the mode looks at them alone; per-bin modes need the whole mosaic."""
         if self.spectrum.mode != "radial_log_power":
             return None
-        patch_voxels = x_BCZYX.shape[1] * math.prod(self.student.patch)
-        ones_BMP = x_BCZYX.new_ones(*hidden_BM.shape, patch_voxels)
-        return self.mosaic(ones_BMP, torch.zeros_like(x_BCZYX), hidden_BM)
+        return self.hidden_voxels(x_BCZYX, hidden_BM)
 
     @torch.no_grad()
     def _gradient_ratio(self, gradient_BCZYX: Tensor, mosaic_BCZYX: Tensor, x_BCZYX: Tensor, hidden_BM: Tensor) -> Tensor:
-        """Norm of the spectral gradient over that of the reconstruction loss, which is |ŷ − y|^(p−1) / n per voxel."""
+        """Norm of the spectral gradient over that of the reconstruction loss, |ŷ − y|^(p−1) / n per predicted value."""
         both = (gradient_BCZYX, mosaic_BCZYX - at_least_float32(x_BCZYX))
         spectral_BMP, error_BMP = (take_tokens(patchify(v, self.student.patch), hidden_BM) for v in both)
+        if self.config.patch_norm:
+            truth_BMP = take_tokens(patchify(at_least_float32(x_BCZYX), self.student.patch), hidden_BM)
+            std_BM1 = patch_statistics(truth_BMP)[1]
+            spectral_BMP, error_BMP = spectral_BMP * std_BM1, error_BMP / std_BM1
         reconstruction_BMP = error_BMP.abs_().pow_(self.config.power - 1).div_(error_BMP.numel())
         return spectral_BMP.norm() / reconstruction_BMP.norm().clamp_min(torch.finfo(error_BMP.dtype).tiny)
 

@@ -6,6 +6,7 @@ from mri_fm.config import HeadConfig, ModelConfig
 from mri_fm.losses.spectral import spectral_loss_reference
 from mri_fm.models.patches import patchify
 from mri_fm.objectives import MAE, MAESpectral
+from mri_fm.objectives.mae import patch_statistics
 
 SIZE = (8, 16, 16)
 MODEL = ModelConfig(width=24, depth=2, heads=3, patch=[4, 4, 8], decoder=HeadConfig(width=24, depth=1, heads=3))
@@ -31,6 +32,37 @@ def test_loss_is_the_mean_error_of_hidden_voxels_in_float64(power):
     torch.testing.assert_close(loss, torch.stack(errors).mean(), rtol=1e-12, atol=0)
     assert metrics["loss_reconstruction"].equal(loss.detach())
     assert not metrics["loss_reconstruction"].requires_grad
+
+
+def test_patch_norm_compares_with_patches_that_lack_their_mean_and_deviation():
+    mae, x = build(patch_norm=True).double(), volumes().double() * 3 + 5
+    loss, _ = mae(x, POSITIONS, 0, {})
+    pred_BMP, hidden_BM = mae.predict(x, POSITIONS, 0)
+    truth_BNP, errors = patchify(x, mae.student.patch), []
+    for b in range(3):
+        for m, n in enumerate(hidden_BM[b].tolist()):
+            truth_P = truth_BNP[b, n]
+            errors.append((pred_BMP[b, m] - (truth_P - truth_P.mean()) / (truth_P.var(correction=0) + 1e-6).sqrt()) ** 2 / 2)
+    torch.testing.assert_close(loss, torch.stack(errors).mean(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("patch_norm", [False, True])
+def test_a_perfect_prediction_makes_the_mosaic_the_truth(patch_norm):
+    mae, x = build(patch_norm=patch_norm).double(), volumes().double()
+    _, hidden_BM = mae.predict(x, POSITIONS, 0)
+    perfect_BMP = torch.stack(
+        [patches[index] for patches, index in zip(patchify(x, mae.student.patch), hidden_BM, strict=True)]
+    )
+    if patch_norm:
+        mean_BM1, std_BM1 = patch_statistics(perfect_BMP)
+        perfect_BMP = (perfect_BMP - mean_BM1) / std_BM1
+    assert float(mae.reconstruction_loss(perfect_BMP, x, hidden_BM)) == 0
+    torch.testing.assert_close(mae.mosaic(perfect_BMP, x, hidden_BM), x)
+
+
+def test_a_constant_volume_is_finite_with_patch_norm():
+    loss, _ = build(patch_norm=True)(torch.zeros(3, 1, *SIZE), POSITIONS, 0, {})
+    assert torch.isfinite(loss)
 
 
 def test_three_quarters_are_hidden_and_each_sample_has_its_own_mask():

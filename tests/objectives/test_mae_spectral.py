@@ -21,9 +21,10 @@ def build(**options) -> MAESpectral:
     return MAESpectral(MAESpectral.Config(**options), MODEL, SIZE, seed=4)
 
 
+@pytest.mark.parametrize("patch_norm", [False, True])
 @pytest.mark.parametrize("power", [1.0, 2.0])
-def test_gradient_ratio_is_that_of_the_two_losses_gradients_in_the_predicted_patches(power):
-    objective, x = build(power=power).double(), volumes().double()
+def test_gradient_ratio_is_that_of_the_two_losses_gradients_in_the_predicted_patches(power, patch_norm):
+    objective, x = build(power=power, patch_norm=patch_norm).double(), volumes().double()
     _, metrics = objective(x, POSITIONS, 0, WEIGHT)
     pred_BMP, hidden_BM = objective.predict(x, POSITIONS, 0)
     leaf = pred_BMP.detach().requires_grad_()
