@@ -1,7 +1,8 @@
 """JEPA: predict the features of hidden patches instead of their voxels.
 
     s = student(visible tokens),  h = LN(teacher(all tokens))  with a further LayerNorm without weights
-    ẑ = predictor(s) at hidden tokens;  L = mean |ẑ − h|;  teacher ← m·teacher + (1 − m)·student,  m: 0.998 → 1
+    ẑ = predictor(s) at hidden tokens;  L = mean |ẑ − h|, or another `distance`
+    teacher ← m·teacher + (1 − m)·student,  m: 0.998 → 1
 
 Reference: Assran et al., I-JEPA, CVPR 2023; Bardes et al., V-JEPA, TMLR 2024; on brain MRI arXiv 2606.13315.
 
@@ -21,7 +22,7 @@ Axes: B batch, N tokens, V visible tokens, M hidden tokens, D width, C channels,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -39,12 +40,15 @@ from mri_fm.models.patches import take_tokens
 from mri_fm.models.vit import VisionTransformer
 from mri_fm.objectives.base import MaskedConfig, Objective, mean_per_sample
 
+DISTANCES: dict[str, Callable[..., Tensor]] = {"l1": F.l1_loss, "l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
+
 
 @dataclass
 class JEPAConfig(MaskedConfig):
     """Options of `JEPA`."""
 
     name: str = "jepa"
+    distance: str = "l1"  # between prediction and target: l1, l2 (squared), smooth_l1 (quadratic below 1)
     ema_start: float = 0.998  # momentum of the teacher, linear over the run
     ema_end: float = 1.0
 
@@ -52,9 +56,11 @@ class JEPAConfig(MaskedConfig):
         """Check what types cannot.
 
         Raises:
-            UserError: a momentum outside [0, 1].
+            UserError: an unknown distance, or a momentum outside [0, 1].
         """
         super().__post_init__()
+        if self.distance not in DISTANCES:
+            raise UserError(f"objective.distance={self.distance} is not one of {', '.join(DISTANCES)}")
         for key in ("ema_start", "ema_end"):
             if not 0.0 <= getattr(self, key) <= 1.0:
                 raise UserError(f"objective.{key}={getattr(self, key)} must lie in [0, 1], for instance 0.998")
@@ -85,7 +91,7 @@ class JEPA(Objective):
         self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int, schedule: Mapping[str, float]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Prediction loss, mean over this rank's samples; see `Objective.forward`."""
-        loss = prediction_loss(self.features(x_BCZYX, positions_B, group_position))
+        loss = self.prediction_loss(self.features(x_BCZYX, positions_B, group_position))
         return loss, {"loss_prediction": loss.detach()}
 
     def flops_per_sample(self) -> float:
@@ -101,6 +107,12 @@ class JEPA(Objective):
         with torch.no_grad():
             target_BMD = normalize(take_tokens(self.teacher(x_BCZYX), hidden_BM))
         return Features(context_BVD, target_BMD, self.predictor(context_BVD, visible_BV, hidden_BM))
+
+    def prediction_loss(self, features: Features) -> Tensor:
+        """Mean distance of ẑ and h within each sample, then over samples, in float32 at least."""
+        with full_precision(features.pred_BMD.device):
+            distance = DISTANCES[self.config.distance]
+            return mean_per_sample(distance(at_least_float32(features.pred_BMD), features.target_BMD, reduction="none"))
 
     def train(self, mode: bool = True) -> Self:
         """Switch the mode of all but the teacher, which always evaluates."""
@@ -125,9 +137,3 @@ def normalize(tokens_BND: Tensor) -> Tensor:
     """LayerNorm without weights over the width, in float32 at least."""
     with full_precision(tokens_BND.device):
         return F.layer_norm(at_least_float32(tokens_BND), tokens_BND.shape[-1:])
-
-
-def prediction_loss(features: Features) -> Tensor:
-    """Mean |ẑ − h| within each sample, then over samples, in float32 at least."""
-    with full_precision(features.pred_BMD.device):
-        return mean_per_sample((at_least_float32(features.pred_BMD) - features.target_BMD).abs())

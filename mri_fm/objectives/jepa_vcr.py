@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mri_fm.losses.vcr import variance_covariance
-from mri_fm.objectives.jepa import JEPA, JEPAConfig, prediction_loss
+from mri_fm.objectives.jepa import JEPA, JEPAConfig
 
 
 @dataclass
@@ -54,7 +54,7 @@ class JEPAVCR(JEPA):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Prediction loss of this rank's samples plus the regulariser of the global micro-batch; see `Objective.forward`."""
         features = self.features(x_BCZYX, positions_B, group_position)
-        loss = prediction_loss(features)
+        loss = self.prediction_loss(features)
         metrics = {"loss_prediction": loss.detach()}
         if self.config.vcr_weight == 0:
             return loss, metrics

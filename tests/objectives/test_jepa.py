@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mri_fm.config import HeadConfig, ModelConfig
+from mri_fm.errors import UserError
 from mri_fm.losses.vcr import variance_covariance
 from mri_fm.objectives import JEPA, JEPAVCR
 from tests.distributed import run_ranks
@@ -29,17 +30,30 @@ def build(cls: type[JEPA] = JEPA, **options) -> JEPA:
     return jepa
 
 
-def test_loss_is_the_mean_distance_to_the_normalised_teacher_in_float64():
-    jepa, x = build().double(), volumes().double()
+DISTANCES = {
+    "l1": torch.abs,
+    "l2": torch.square,
+    "smooth_l1": lambda d: torch.where(d.abs() < 1, d.square() / 2, d.abs() - 0.5),
+}
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_loss_is_the_mean_distance_to_the_normalised_teacher_in_float64(distance):
+    jepa, x = build(distance=distance).double(), volumes().double()
     loss, metrics = jepa(x, POSITIONS, 0, {})
     visible_BV, hidden_BM = jepa.mask(POSITIONS, 0)
     teacher_BND = jepa.teacher(x)
     mean, std = teacher_BND.mean(-1, keepdim=True), teacher_BND.var(-1, unbiased=False, keepdim=True).add(1e-5).sqrt()
     pred_BMD = jepa.predictor(jepa.student(x, visible_BV), visible_BV, hidden_BM)
-    errors = [(pred_BMD[b] - ((teacher_BND - mean) / std)[b, hidden_BM[b]]).abs().mean() for b in range(4)]
+    errors = [DISTANCES[distance](pred_BMD[b] - ((teacher_BND - mean) / std)[b, hidden_BM[b]]).mean() for b in range(4)]
     torch.testing.assert_close(loss, torch.stack(errors).mean(), rtol=1e-10, atol=0)
     assert metrics["loss_prediction"].equal(loss.detach())
     assert not metrics["loss_prediction"].requires_grad
+
+
+def test_an_unknown_distance_is_refused():
+    with pytest.raises(UserError, match=r"objective\.distance=l3 .* smooth_l1"):
+        JEPA.Config(distance="l3")
 
 
 def test_loss_of_a_batch_is_the_mean_over_its_samples_wherever_it_is_split():
