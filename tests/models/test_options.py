@@ -8,6 +8,7 @@ from mri_fm.config import HeadConfig, ModelConfig, load_config
 from mri_fm.engine.setup import parameter_groups
 from mri_fm.errors import UserError
 from mri_fm.models.heads import decoder, predictor
+from mri_fm.models.layers import drop_path_gates
 from mri_fm.models.vit import VisionTransformer
 from mri_fm.objectives import OBJECTIVES
 
@@ -143,6 +144,14 @@ def test_registers_take_part_and_stay_out_of_the_output():
     assert (student(x) - before).abs().max() > 1e-4
 
 
+def test_the_output_is_the_patches_and_not_the_registers():
+    with_registers, without, x = encoder(registers=3), encoder(), torch.randn(2, 1, *SIZE)
+    without.load_state_dict(with_registers.state_dict(), strict=False)
+    for block in [*with_registers.blocks, *without.blocks]:
+        nn.init.zeros_(block.attention.out.weight)  # no token hears of another
+    torch.testing.assert_close(with_registers(x), without(x), rtol=0, atol=1e-6)
+
+
 def test_learned_tokens_and_gains_do_not_decay():
     decayed, free = (group["params"] for group in parameter_groups(encoder(**EVERY).named_parameters()))
     assert {p.ndim for p in decayed} == {2}
@@ -197,6 +206,16 @@ def test_drop_path_does_not_depend_on_the_batch_around_a_sample():
         alone = student(x[row : row + 1], positions_B=positions[row : row + 1])
         torch.testing.assert_close(alone[0], together[row], rtol=0, atol=1e-12)
     assert (student(x, positions_B=positions + 1) - together).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["mae", "jepa"])
+def test_each_layer_of_the_student_has_its_own_gates_of_the_runs_seed(name):
+    objective = OBJECTIVES[name](OBJECTIVES[name].Config(), config(drop_path=0.9), SIZE, 9)
+    seen, positions = [], torch.arange(50, 54)
+    for block in objective.student.blocks:
+        block.register_forward_pre_hook(lambda block, arguments: seen.append(arguments[2]))
+    objective(torch.randn(4, 1, *SIZE), positions, 48, {})
+    assert torch.stack(seen, dim=1).equal(drop_path_gates(0.9, 3, seed=9, positions_B=positions))
 
 
 def test_drop_path_needs_positions_in_training_and_is_off_in_evaluation():
