@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mri_fm.objectives.base import Objective
+from mri_fm.objectives.hybrid import Hybrid
 from mri_fm.objectives.jepa import JEPA
 from mri_fm.objectives.jepa_vcr import JEPAVCR
 from mri_fm.objectives.mae import MAE
@@ -13,6 +14,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "mae_spectral": MAESpectral,
     "jepa": JEPA,
     "jepa_vcr": JEPAVCR,
+    "hybrid": Hybrid,
 }
 
 

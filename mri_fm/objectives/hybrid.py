@@ -1,0 +1,64 @@
+"""Hybrid: MAE and JEPA on one pass of the encoder: the hidden patches' voxels and the teacher's features of them.
+
+    L = L_mae + w · L_jepa,  both from the same visible tokens;  w = 1
+
+The voxel term cannot collapse and keeps detail, the feature term asks for what predicts across patches. Related: iBOT (Zhou et
+al., ICLR 2022), which pairs a masked-token and a view-level target; the terms are those of `mri_fm.objectives.mae` and `mri_fm.objectives.jepa`.
+
+    import torch
+    from mri_fm.config import HeadConfig, ModelConfig
+    from mri_fm.objectives.hybrid import Hybrid
+
+    head = HeadConfig(width=48, depth=1, heads=3)
+    model = ModelConfig(width=48, depth=2, heads=3, predictor=head, decoder=head)
+    hybrid = Hybrid(Hybrid.Config(), model, size=(16, 16, 16), seed=0)
+    volumes = torch.randn(2, 1, 16, 16, 16)
+    loss, metrics = hybrid(volumes, torch.arange(2), 0, {})
+    loss.backward()
+    print(metrics["loss_reconstruction"], metrics["loss_prediction"])
+
+Axes: B batch, V visible tokens, M hidden tokens, P voxels of a patch, D width, C channels, Z/Y/X voxels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mri_fm.models.flops import TRAINED, head_flops
+from mri_fm.objectives.jepa import JEPA, JEPAConfig
+from mri_fm.objectives.mae import MAE, MAEConfig
+
+
+@dataclass
+class HybridConfig(JEPAConfig, MAEConfig):
+    """Options of `Hybrid`: those of both, and the weight of the second."""
+
+    name: str = "hybrid"
+    prediction_weight: float = 1.0
+
+
+class Hybrid(JEPA, MAE):
+    """MAE and JEPA together; see the top of this file."""
+
+    Config = HybridConfig  # type: ignore[assignment]
+    config: HybridConfig
+
+    def forward(
+        self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int, schedule: Mapping[str, float]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Both losses, mean over this rank's samples; see `Objective.forward`."""
+        features = self.features(x_BCZYX, positions_B, group_position)
+        visible_BV, hidden_BM = self.mask(positions_B, group_position, shared=self.shared_mask)
+        pred_BMP = self.decoder(features.context_BVD, visible_BV, hidden_BM)
+        reconstruction = self.reconstruction_loss(pred_BMP, x_BCZYX, hidden_BM)
+        prediction = self.prediction_loss(features)
+        metrics = {"loss_reconstruction": reconstruction.detach(), "loss_prediction": prediction.detach()}
+        return reconstruction + self.config.prediction_weight * prediction, metrics
+
+    def flops_per_sample(self) -> float:
+        """JEPA's, and the decoder on all tokens."""
+        decoder = head_flops(self.sizes.decoder, self.student.num_tokens, self.sizes.mlp)
+        return super().flops_per_sample() + TRAINED * decoder
