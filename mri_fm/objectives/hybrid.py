@@ -2,8 +2,8 @@
 
     L = L_mae + w · L_jepa,  both from the same visible tokens;  w = 1
 
-The voxel term cannot collapse and keeps detail, the feature term asks for what predicts across patches. Related: iBOT (Zhou et
-al., ICLR 2022), which pairs a masked-token and a view-level target; the terms are those of `mri_fm.objectives.mae` and `mri_fm.objectives.jepa`.
+The voxel term cannot collapse and keeps detail; the feature term asks for what predicts across patches. The terms are those of
+`mri_fm.objectives.mae` and `mri_fm.objectives.jepa`. Related: iBOT (Zhou et al., ICLR 2022), which pairs two targets.
 
     import torch
     from mri_fm.config import HeadConfig, ModelConfig
