@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(DALI)
 
-.PHONY: help setup demo test test-all lint clean
+.PHONY: help setup demo test test-all lint bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ test: lint ## lint, types and every test that is not slow
 
 test-all: lint ## every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+bench: setup ## every benchmark, on the GPU where there is one; minutes each
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 clean: ## remove what runs and tests have left (not .venv)
 	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

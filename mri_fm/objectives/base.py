@@ -27,6 +27,7 @@ class MaskedConfig:
 
     name: str = ""
     mask_ratio: float = 0.75  # share of hidden tokens
+    shared_mask: bool = False  # one mask for all samples of a micro-step, so that their token slots are aligned
 
     def __post_init__(self) -> None:
         """Check what types cannot.
@@ -103,14 +104,14 @@ class Objective(nn.Module):
         """V: tokens of a sample that the student sees."""
         return self.student.num_tokens - count_hidden(self.student.num_tokens, self.config.mask_ratio)
 
-    def mask(self, positions_B: Tensor, group_position: int, *, shared: bool = False) -> tuple[Tensor, Tensor]:
+    def mask(self, positions_B: Tensor, group_position: int) -> tuple[Tensor, Tensor]:
         """visible_BV and hidden_BM of `config.mask_ratio`, see `mri_fm.masking.random_mask`."""
         return random_mask(
             self.student.num_tokens,
             self.config.mask_ratio,
             seed=self.seed,
             positions_B=positions_B,
-            shared=shared,
+            shared=self.config.shared_mask,
             group_position=group_position,
         )
 

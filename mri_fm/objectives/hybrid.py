@@ -51,7 +51,7 @@ class Hybrid(JEPA, MAE):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Both losses, mean over this rank's samples; see `Objective.forward`."""
         features = self.features(x_BCZYX, positions_B, group_position)
-        visible_BV, hidden_BM = self.mask(positions_B, group_position, shared=self.shared_mask)
+        visible_BV, hidden_BM = self.mask(positions_B, group_position)
         pred_BMP = self.decoder(features.context_BVD, visible_BV, hidden_BM)
         reconstruction = self.reconstruction_loss(pred_BMP, x_BCZYX, hidden_BM)
         prediction = self.prediction_loss(features)

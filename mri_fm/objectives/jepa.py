@@ -79,7 +79,6 @@ class JEPA(Objective):
 
     Config = JEPAConfig
     config: JEPAConfig
-    shared_mask = False
 
     def __init__(self, config: JEPAConfig, model: ModelConfig, size: tuple[int, int, int], seed: int) -> None:
         super().__init__(config, model, size, seed)
@@ -102,7 +101,7 @@ class JEPA(Objective):
 
     def features(self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int) -> Features:
         """Run student, teacher and predictor."""
-        visible_BV, hidden_BM = self.mask(positions_B, group_position, shared=self.shared_mask)
+        visible_BV, hidden_BM = self.mask(positions_B, group_position)
         context_BVD = self.student(x_BCZYX, visible_BV, positions_B=positions_B)
         with torch.no_grad():
             target_BMD = normalize(take_tokens(self.teacher(x_BCZYX), hidden_BM))

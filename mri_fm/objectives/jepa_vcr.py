@@ -40,6 +40,7 @@ class JEPAVCRConfig(JEPAConfig):
     variance_weight: float = 1.0
     covariance_weight: float = 0.1
     gamma: float = 1.0  # standard deviation that the variance term asks for
+    shared_mask: bool = True  # variance over the batch per token slot; false: over all tokens of all samples
 
 
 class JEPAVCR(JEPA):
@@ -47,7 +48,6 @@ class JEPAVCR(JEPA):
 
     Config = JEPAVCRConfig
     config: JEPAVCRConfig
-    shared_mask = True
 
     def forward(
         self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int, schedule: Mapping[str, float]
@@ -58,7 +58,9 @@ class JEPAVCR(JEPA):
         metrics = {"loss_prediction": loss.detach()}
         if self.config.vcr_weight == 0:
             return loss, metrics
-        variance, covariance = variance_covariance(features.context_BVD, features.target_BMD, gamma=self.config.gamma)
+        variance, covariance = variance_covariance(
+            features.context_BVD, features.target_BMD, gamma=self.config.gamma, aligned=self.config.shared_mask
+        )
         metrics |= {"loss_variance": variance.detach(), "loss_covariance": covariance.detach()}
         regulariser = self.config.variance_weight * variance + self.config.covariance_weight * covariance
         return loss + self.config.vcr_weight * regulariser, metrics

@@ -123,15 +123,23 @@ def test_the_prediction_sees_visible_voxels_alone():
 
 
 def test_masks_are_per_sample_in_jepa_and_shared_from_the_group_position_in_vcr():
-    _, own_BM = build().mask(POSITIONS, 0, shared=JEPA.shared_mask)
+    _, own_BM = build().mask(POSITIONS, 0)
     assert not own_BM[0].equal(own_BM[1])
-    jepa, x = build(JEPAVCR), volumes()
-    with mock.patch.object(jepa, "mask", wraps=jepa.mask) as spy:
-        jepa(x, POSITIONS, 31, {})
-    assert spy.call_args.kwargs == {"shared": True}
-    assert spy.call_args.args[1] == 31
-    _, shared_BM = jepa.mask(POSITIONS, 31, shared=True)
+    _, shared_BM = build(JEPAVCR).mask(POSITIONS, 31)
     assert (shared_BM == shared_BM[0]).all()
+    assert not shared_BM.equal(build(JEPAVCR).mask(POSITIONS, 32)[1])
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_vcr_is_aligned_where_masks_are_shared_and_pooled_where_they_are_not(shared):
+    jepa, x = build(JEPAVCR, shared_mask=shared).double(), volumes().double()
+    _, metrics = jepa(x, POSITIONS, 0, {})
+    features = jepa.features(x, POSITIONS, 0)
+    variance, other = (
+        variance_covariance(features.context_BVD, features.target_BMD, aligned=aligned)[0] for aligned in (shared, not shared)
+    )
+    torch.testing.assert_close(metrics["loss_variance"], variance.detach())
+    assert not torch.isclose(variance, other)
 
 
 def test_vcr_adds_its_weighted_terms():
