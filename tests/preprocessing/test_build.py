@@ -131,6 +131,16 @@ def test_bad_inputs_end_in_the_ledger(tmp_path: Path) -> None:
     assert counts["by_code"] == {"duplicate": 1, "non_finite": 1, "not_3d": 1, "not_readable": 1, "truncated": 1}
 
 
+def test_a_brain_is_counted_once_however_many_volumes_show_it(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    for number in range(3):
+        nibabel.save(resampled((6, 6, 6), seed=number), tmp_path / f"raw/{number}.nii")
+    write_labels(tmp_path / "raw", ["path", "kind", "base"], [["0.nii", "template", "m"], ["1.nii", "variant", "m"],
+                                                              ["2.nii", "variant", "n"]])  # fmt: skip
+    counts = build(tmp_path / "raw", tmp_path / "corpus")[0]["counts"]
+    assert (counts["accepted"], counts["distinct_brains"], counts["templates"], counts["variants"]) == (3, 2, 1, 2)
+
+
 def test_a_second_run_does_nothing_and_new_data_moves_nothing(tmp_path: Path) -> None:
     raw, out = mixed_raw(tmp_path / "raw"), tmp_path / "corpus"
     assert build(raw, out, SPEC)[1]
