@@ -1,16 +1,60 @@
-"""Which tokens are hidden: a pure function of (seed, sample position), drawn on the device and exact in number.
+"""Which tokens are hidden: a pure function of (seed, sample position, set), drawn on the device and exact in number.
 
-Axes: B batch, N tokens, V visible tokens, M hidden tokens (V + M = N).
+Every mask ranks the tokens and hides the first M, so that exactly M are hidden whatever the shapes, in one vectorised pass
+without a word to the host. `docs/masks.md` shows all of them.
+
+    random      uniformly without replacement (He et al., MAE, CVPR 2022, §3)
+    tube        columns along the depth axis (Tong et al., VideoMAE, NeurIPS 2022, §3.2)
+    multiblock  the union of cuboids (Bardes et al., V-JEPA, TMLR 2024, §3.2)
+
+Axes: B batch, R rows that are drawn (B, or 1 for a shared mask), N tokens in raster order, V visible tokens, M hidden tokens
+(V + M = N, or the kept tokens), K kept tokens or blocks, Z/Y/X tokens along depth, height, width.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mri_fm.rng import Stream, hash_bits
+from mri_fm.rng import Stream, hash_bits, uniform
+
+KINDS = ("random", "tube", "multiblock")
+_KEY_BITS = 31  # of the two parts of a rank
+_DRAWS_PER_BLOCK = 6
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How the cuboids of `multiblock` are drawn; each pair is a range of a uniform draw.
+
+    Attributes:
+        count: cuboids in a mask.
+        scale: share of the plane (height × width) that a cuboid covers.
+        aspect: its height / width, in tokens.
+        depth: share of the depth that it covers.
+    """
+
+    count: int = 8
+    scale: tuple[float, float] = (0.15, 0.15)
+    aspect: tuple[float, float] = (0.75, 1.5)
+    depth: tuple[float, float] = (0.5, 1.0)
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ValueError: no block, or a range that is empty or out of bounds.
+        """
+        if self.count < 1:
+            raise ValueError(f"a mask of {self.count} blocks hides nothing: at least 1 is needed")
+        for name, largest in (("scale", 1.0), ("aspect", math.inf), ("depth", 1.0)):
+            low, high = getattr(self, name)
+            if not 0.0 < low <= high <= largest or math.isinf(high):
+                raise ValueError(f"{name}={[low, high]} of the blocks is not a range within 0 < low <= high <= {largest}")
 
 
 def random_mask(
@@ -21,8 +65,11 @@ def random_mask(
     positions_B: Tensor,
     shared: bool = False,
     group_position: int | None = None,
+    set_index: int = 0,
+    foreground_BN: Tensor | None = None,
+    foreground_visible: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Uniformly random masks without replacement (He et al., CVPR 2022, §3).
+    """Uniformly random masks without replacement.
 
     Args:
         num_tokens: N, at least 2.
@@ -31,25 +78,96 @@ def random_mask(
         positions_B: int64 (B,), global sample positions. A row depends on its position alone, not on the batch around it.
         shared: one mask for the whole batch, drawn from `group_position` alone.
         group_position: first position of the global micro-step, equal on all ranks.
+        set_index: which of several independent masks of a sample, from 0; the same whatever their number.
+        foreground_BN: bool; background is hidden last, that is, only where M exceeds the foreground that may be hidden.
+        foreground_visible: round-half-up(this · foreground tokens) stay visible as long as there is background to hide.
 
     Returns:
         visible_BV, hidden_BM: int64 token indices, ascending, disjoint and complete, on the device of `positions_B`.
 
     Raises:
-        ValueError: `num_tokens` or `ratio` out of range, or `shared` without `group_position`.
+        ValueError: `num_tokens`, `ratio`, `set_index` or `foreground_visible` out of range, `shared` without `group_position`
+            or with a foreground.
     """
     hidden = count_hidden(num_tokens, ratio)
-    rows = positions_B
-    if shared:
-        if group_position is None:
-            raise ValueError("a shared mask is drawn from group_position, which is missing")
-        rows = torch.full((1,), group_position, dtype=torch.int64, device=positions_B.device)
-    order = torch.argsort(hash_bits(seed, Stream.MASK, rows, num_tokens), dim=1, stable=True)
-    hidden_BM, visible_BV = order[:, :hidden].sort(dim=1).values, order[:, hidden:].sort(dim=1).values
-    if shared:
-        batch = positions_B.shape[0]
-        return visible_BV.repeat(batch, 1), hidden_BM.repeat(batch, 1)
-    return visible_BV, hidden_BM
+    rows_R = _rows(positions_B, shared, group_position, set_index, foreground_BN, foreground_visible)
+    bits_RN = _token_bits(seed, rows_R, num_tokens, set_index)
+    if foreground_BN is None:
+        return _for_batch(_split(bits_RN, hidden), positions_B)
+    return _split_foreground(_rank(_top_bits(bits_RN)), hidden, foreground_BN, foreground_visible)
+
+
+def tube_mask(
+    grid: Sequence[int],
+    ratio: float,
+    *,
+    seed: int,
+    positions_B: Tensor,
+    shared: bool = False,
+    group_position: int | None = None,
+    set_index: int = 0,
+    foreground_BN: Tensor | None = None,
+    foreground_visible: float = 0.0,
+    kept_BK: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Random columns of all tokens with the same (y, x), hidden from end to end.
+
+    The last column is hidden in part, from its first slice on, where its length does not divide the exact total.
+
+    Args:
+        grid: tokens along depth, height, width.
+        ratio, seed, positions_B, shared, group_position, set_index, foreground_BN, foreground_visible: as in `random_mask`.
+        kept_BK: int64, ascending, the tokens of `mri_fm.token_budget`; the ratio then counts them alone, and None keeps all.
+
+    Returns:
+        visible_BV, hidden_BM as `random_mask`; indices into `kept_BK` where it is given.
+
+    Raises:
+        ValueError: as `random_mask`.
+    """
+    depth, height, width = grid
+    rows_R = _rows(positions_B, shared, group_position, set_index, foreground_BN, foreground_visible)
+    columns_RN = _top_bits(_token_bits(seed, rows_R, height * width, set_index)).repeat(1, depth)
+    return _finish(_rank(columns_RN), ratio, positions_B, foreground_BN, foreground_visible, kept_BK)
+
+
+def multiblock_mask(
+    grid: Sequence[int],
+    ratio: float,
+    *,
+    seed: int,
+    positions_B: Tensor,
+    blocks: Blocks,
+    shared: bool = False,
+    group_position: int | None = None,
+    set_index: int = 0,
+    foreground_BN: Tensor | None = None,
+    foreground_visible: float = 0.0,
+    kept_BK: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The union of random cuboids, all scaled by one common factor until it has exactly M tokens.
+
+    A token's level in a cuboid is max over axes of |2·(token − centre)| / extent, below 1 inside; an axis that the cuboid spans
+    from end to end does not count. Its level is the least over cuboids, and the M tokens of lowest level are hidden; among
+    equal levels (the outermost shell) chance decides.
+
+    Args:
+        grid: tokens along depth, height, width.
+        blocks: how the cuboids are drawn.
+        ratio, seed, positions_B, shared, group_position, set_index, foreground_BN, foreground_visible: as in `random_mask`.
+        kept_BK: int64, ascending, the tokens of `mri_fm.token_budget`; the ratio then counts them alone, and None keeps all.
+
+    Returns:
+        visible_BV, hidden_BM as `random_mask`; indices into `kept_BK` where it is given.
+
+    Raises:
+        ValueError: as `random_mask`.
+    """
+    rows_R = _rows(positions_B, shared, group_position, set_index, foreground_BN, foreground_visible)
+    level_RN = _block_levels(grid, blocks, seed, rows_R, set_index)
+    # The bits of a float32 that is not negative are ordered as it is.
+    rank_RN = _rank(level_RN.view(torch.int32).long(), _token_bits(seed, rows_R, math.prod(grid), set_index))
+    return _finish(rank_RN, ratio, positions_B, foreground_BN, foreground_visible, kept_BK)
 
 
 def count_hidden(num_tokens: int, ratio: float) -> int:
@@ -63,3 +181,122 @@ def count_hidden(num_tokens: int, ratio: float) -> int:
     if not 0.0 <= ratio <= 1.0:
         raise ValueError(f"a mask ratio of {ratio} is not in [0, 1]")
     return min(max(math.floor(ratio * num_tokens + 0.5), 1), num_tokens - 1)
+
+
+def _rows(
+    positions_B: Tensor,
+    shared: bool,
+    group_position: int | None,
+    set_index: int,
+    foreground_BN: Tensor | None,
+    foreground_visible: float,
+) -> Tensor:
+    """The positions that masks are drawn from, (R,)."""
+    if set_index < 0:
+        raise ValueError(f"sets are numbered from 0, not from {set_index}")
+    if not 0.0 <= foreground_visible <= 1.0:
+        raise ValueError(f"a visible share of the foreground of {foreground_visible} is not in [0, 1]")
+    if not shared:
+        return positions_B
+    if group_position is None:
+        raise ValueError("a shared mask is drawn from group_position, which is missing")
+    if foreground_BN is not None:
+        raise ValueError("a shared mask cannot follow the foreground, which differs from sample to sample")
+    return torch.full((1,), group_position, dtype=torch.int64, device=positions_B.device)
+
+
+def _token_bits(seed: int, rows_R: Tensor, count: int, set_index: int) -> Tensor:
+    """64 random bits for each token of a set, no two alike in a row; int64 (R, count)."""
+    return hash_bits(seed, Stream.MASK, rows_R, count * (set_index + 1))[:, count * set_index :]
+
+
+def _top_bits(bits_RN: Tensor) -> Tensor:
+    """The 31 leading bits as non-negative numbers in the order of the signed ones."""
+    return (bits_RN >> (64 - _KEY_BITS)) + (1 << (_KEY_BITS - 1))
+
+
+def _rank(major_RN: Tensor, bits_RN: Tensor | None = None) -> Tensor:
+    """Distinct int64 keys: by `major_RN` (31 bits), then by random bits if given, then by token index."""
+    num_tokens = major_RN.shape[1]
+    index_bits = (num_tokens - 1).bit_length()
+    key_RN = (major_RN << _KEY_BITS) + torch.arange(num_tokens, device=major_RN.device)
+    if bits_RN is None:
+        return key_RN
+    return key_RN + ((_top_bits(bits_RN) >> index_bits) << index_bits)
+
+
+def _finish(
+    rank_RN: Tensor,
+    ratio: float,
+    positions_B: Tensor,
+    foreground_BN: Tensor | None,
+    foreground_visible: float,
+    kept_BK: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    if kept_BK is not None:
+        rank_RN = rank_RN.expand(len(kept_BK), -1).gather(1, kept_BK)
+        foreground_BN = None if foreground_BN is None else foreground_BN.gather(1, kept_BK)
+    hidden = count_hidden(rank_RN.shape[1], ratio)
+    if foreground_BN is None:
+        return _for_batch(_split(rank_RN, hidden), positions_B)
+    return _split_foreground(rank_RN, hidden, foreground_BN, foreground_visible)
+
+
+def _for_batch(masks: tuple[Tensor, Tensor], positions_B: Tensor) -> tuple[Tensor, Tensor]:
+    visible_RV, hidden_RM = masks
+    repeats = positions_B.shape[0] // visible_RV.shape[0]
+    return (visible_RV, hidden_RM) if repeats == 1 else (visible_RV.repeat(repeats, 1), hidden_RM.repeat(repeats, 1))
+
+
+def _split(rank_RN: Tensor, hidden: int) -> tuple[Tensor, Tensor]:
+    """(visible, hidden) for the `hidden` lowest of distinct ranks: a selection and a scan, much cheaper than sorting."""
+    is_hidden_RN = rank_RN <= torch.kthvalue(rank_RN, hidden, dim=1, keepdim=True).values
+    token_N = torch.arange(rank_RN.shape[1], device=rank_RN.device)
+    count_RN = is_hidden_RN.cumsum(1)
+    slot_RN = torch.where(is_hidden_RN, count_RN - 1, hidden + token_N - count_RN)
+    split_RN = torch.empty_like(slot_RN).scatter_(1, slot_RN, token_N.expand_as(slot_RN))
+    return split_RN[:, hidden:], split_RN[:, :hidden]
+
+
+def _split_foreground(rank_BN: Tensor, hidden: int, foreground_BN: Tensor, foreground_visible: float) -> tuple[Tensor, Tensor]:
+    """As `_split`, background last: Q foreground tokens are hidden and M − Q background tokens."""
+    num_tokens = rank_BN.shape[1]
+    # Sorted: F foreground tokens, the first Q of them hidden; then the background, the first M − Q of it hidden.
+    order_BN = (rank_BN + ((~foreground_BN).long() << (2 * _KEY_BITS))).argsort(dim=1)
+    f_B1 = foreground_BN.sum(1, keepdim=True)
+    kept_B1 = (f_B1.double() * foreground_visible + 0.5).floor().long()
+    q_B1 = torch.maximum((f_B1 - kept_B1).clamp(max=hidden), f_B1 - (num_tokens - hidden))
+    m_M = torch.arange(hidden, device=rank_BN.device)
+    v_V = torch.arange(num_tokens - hidden, device=rank_BN.device)
+    hidden_BM = order_BN.gather(1, torch.where(m_M < q_B1, m_M, m_M + f_B1 - q_B1))
+    visible_BV = order_BN.gather(1, torch.where(v_V < f_B1 - q_B1, v_V + q_B1, v_V + hidden))
+    return visible_BV.sort(dim=1).values, hidden_BM.sort(dim=1).values
+
+
+def _block_levels(grid: Sequence[int], blocks: Blocks, seed: int, rows_R: Tensor, set_index: int) -> Tensor:
+    """Each token's least level over the cuboids, float32 (R, N), see `multiblock_mask`."""
+    start_RK3, extent_RK3 = draw_blocks(grid, blocks, seed=seed, rows_R=rows_R, set_index=set_index)
+    levels = []
+    for axis, size in enumerate(grid):
+        start_RK1, extent_RK1 = start_RK3[..., axis, None], extent_RK3[..., axis, None]
+        token = torch.arange(size, device=rows_R.device)
+        level = (2 * token + 1 - 2 * start_RK1 - extent_RK1).abs().float() / extent_RK1.float()
+        levels.append(torch.where(extent_RK1 == size, 0.0, level))
+    plane_RKYX = torch.maximum(levels[1][..., :, None], levels[2][..., None, :])
+    return torch.maximum(levels[0][..., :, None, None], plane_RKYX[:, :, None]).amin(1).flatten(1)
+
+
+def draw_blocks(grid: Sequence[int], blocks: Blocks, *, seed: int, rows_R: Tensor, set_index: int = 0) -> tuple[Tensor, Tensor]:
+    """First token and extent of each cuboid along depth, height, width: int64 (R, K, 3) each, inside the grid."""
+    count = blocks.count * _DRAWS_PER_BLOCK
+    draws = uniform(seed, Stream.MASK_BLOCK, rows_R, count * (set_index + 1))[:, count * set_index :]
+    draws = draws.double().view(-1, blocks.count, _DRAWS_PER_BLOCK)
+    scale, aspect, depth = (
+        low + (high - low) * draws[..., i] for i, (low, high) in enumerate((blocks.scale, blocks.aspect, blocks.depth))
+    )
+    area = scale * (grid[1] * grid[2])
+    extent_RK3 = torch.stack([depth * grid[0], (area * aspect).sqrt(), (area / aspect).sqrt()], dim=-1).round().long()
+    # No constant tensor of the grid: it would have to be copied to the device.
+    extents = [extent_RK3[..., i].clamp(1, size) for i, size in enumerate(grid)]
+    starts = [(draws[..., 3 + i] * (size + 1 - extents[i])).floor().long() for i, size in enumerate(grid)]
+    return torch.stack(starts, dim=-1), torch.stack(extents, dim=-1)

@@ -32,6 +32,9 @@ class Stream(IntEnum):
     EVALUATE = 7
     RENDER = 8
     DROP_PATH = 9
+    BUDGET = 10
+    MASK_BLOCK = 11
+    SLICE = 12
 
 
 def generator(seed: int, stream: Stream, position: int) -> np.random.Generator:
