@@ -117,7 +117,7 @@ def tube_mask(
     Args:
         grid: tokens along depth, height, width.
         ratio, seed, positions_B, shared, group_position, set_index, foreground_BN, foreground_visible: as in `random_mask`.
-        kept_BK: int64, ascending, the tokens of `mri_fm.token_budget`; the ratio then counts them alone, and None keeps all.
+        kept_BK: int64, the result of `keep_tokens`; the ratio then counts them alone, and None keeps all.
 
     Returns:
         visible_BV, hidden_BM as `random_mask`; indices into `kept_BK` where it is given.
@@ -155,7 +155,7 @@ def multiblock_mask(
         grid: tokens along depth, height, width.
         blocks: how the cuboids are drawn.
         ratio, seed, positions_B, shared, group_position, set_index, foreground_BN, foreground_visible: as in `random_mask`.
-        kept_BK: int64, ascending, the tokens of `mri_fm.token_budget`; the ratio then counts them alone, and None keeps all.
+        kept_BK: int64, the result of `keep_tokens`; the ratio then counts them alone, and None keeps all.
 
     Returns:
         visible_BV, hidden_BM as `random_mask`; indices into `kept_BK` where it is given.
@@ -168,6 +168,31 @@ def multiblock_mask(
     # The bits of a float32 that is not negative are ordered as it is.
     rank_RN = _rank(level_RN.view(torch.int32).long(), _token_bits(seed, rows_R, math.prod(grid), set_index))
     return _finish(rank_RN, ratio, positions_B, foreground_BN, foreground_visible, kept_BK)
+
+
+def keep_tokens(foreground_BN: Tensor, count: int, *, seed: int, positions_B: Tensor) -> Tensor:
+    """Which tokens of each sample a token budget keeps.
+
+    More foreground tokens than that: a uniformly random subset of them, the brain's surface as likely as its middle. Fewer: all
+    of them and random background tokens.
+
+    Args:
+        foreground_BN: bool, which tokens hold any foreground.
+        count: tokens to keep, 1 … N.
+        seed: the run's seed.
+        positions_B: int64 (B,), global sample positions. A row depends on its position and foreground alone.
+
+    Returns:
+        int64 (B, count), ascending, on the device of `positions_B`.
+
+    Raises:
+        ValueError: a count outside 1 … N.
+    """
+    num_tokens = foreground_BN.shape[1]
+    if not 1 <= count <= num_tokens:
+        raise ValueError(f"a budget of {count} tokens is not in 1 … {num_tokens}")
+    bits_BN = hash_bits(seed, Stream.BUDGET, positions_B, num_tokens)
+    return _split(_background_last(_rank(_top_bits(bits_BN)), foreground_BN), count)[1]
 
 
 def count_hidden(num_tokens: int, ratio: float) -> int:
@@ -262,7 +287,7 @@ def _split_foreground(rank_BN: Tensor, hidden: int, foreground_BN: Tensor, foreg
     """As `_split`, background last: Q foreground tokens are hidden and M − Q background tokens."""
     num_tokens = rank_BN.shape[1]
     # Sorted: F foreground tokens, the first Q of them hidden; then the background, the first M − Q of it hidden.
-    order_BN = (rank_BN + ((~foreground_BN).long() << (2 * _KEY_BITS))).argsort(dim=1)
+    order_BN = _background_last(rank_BN, foreground_BN).argsort(dim=1)
     f_B1 = foreground_BN.sum(1, keepdim=True)
     kept_B1 = (f_B1.double() * foreground_visible + 0.5).floor().long()
     q_B1 = torch.maximum((f_B1 - kept_B1).clamp(max=hidden), f_B1 - (num_tokens - hidden))
@@ -271,6 +296,10 @@ def _split_foreground(rank_BN: Tensor, hidden: int, foreground_BN: Tensor, foreg
     hidden_BM = order_BN.gather(1, torch.where(m_M < q_B1, m_M, m_M + f_B1 - q_B1))
     visible_BV = order_BN.gather(1, torch.where(v_V < f_B1 - q_B1, v_V + q_B1, v_V + hidden))
     return visible_BV.sort(dim=1).values, hidden_BM.sort(dim=1).values
+
+
+def _background_last(rank_BN: Tensor, foreground_BN: Tensor) -> Tensor:
+    return rank_BN + ((~foreground_BN).long() << (2 * _KEY_BITS))
 
 
 def _block_levels(grid: Sequence[int], blocks: Blocks, seed: int, rows_R: Tensor, set_index: int) -> Tensor:
