@@ -52,6 +52,7 @@ class Batch:
         group_position: the first position of the global micro-step, equal on all ranks.
         keys: the samples that were served.
         skips: bad samples that were replaced in this batch.
+        foreground_BCZYX: bool, voxels above the background (which is where the darkest hundredth of the foreground counts too).
     """
 
     x_BCZYX: Tensor
@@ -59,6 +60,7 @@ class Batch:
     group_position: int
     keys: tuple[str, ...]
     skips: tuple[Skip, ...]
+    foreground_BCZYX: Tensor
 
 
 class TrainLoader:
@@ -192,10 +194,12 @@ class _PipelineBatches:
         _require_served(rows, skips)
         # A copy, since DALI may use its buffer again for a later batch.
         x_BCZYX = from_dlpack(volumes.as_tensor())[:count, None, ..., 0].clone().to(self._device)
+        # Background has one value, the lowest, until noise is added.
+        foreground_BCZYX = x_BCZYX > x_BCZYX.amin(dim=(1, 2, 3, 4), keepdim=True)
         positions = torch.tensor([row.position for row in rows])
         _add_noise(x_BCZYX, noise.as_array()[:count], positions, seed)
         keys = tuple(self._samples[row.served].key for row in rows)
-        return Batch(x_BCZYX, positions.to(self._device), group_position, keys, skips)
+        return Batch(x_BCZYX, positions.to(self._device), group_position, keys, skips, foreground_BCZYX)
 
     def close(self) -> None:
         self._pipeline = None

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from mri_fm.config import Config, to_yaml
 from mri_fm.data.corpus import Corpus
 from mri_fm.data.loader import Batch, TrainLoader
+from mri_fm.data.survey import foreground_tokens
 from mri_fm.engine.checkpoint import Checkpointer, identity, read_meta
 from mri_fm.engine.ema import EMA
 from mri_fm.engine.environment import Environment
@@ -24,9 +25,12 @@ from mri_fm.engine.monitor import Monitor, is_due
 from mri_fm.engine.schedules import optimizer_schedules
 from mri_fm.engine.setup import build_engine
 from mri_fm.errors import UserError
+from mri_fm.models.patches import patch_grid
+from mri_fm.models.vit import as_size3
 from mri_fm.objectives import Objective
 from mri_fm.observe.recorder import Record, Recorder
 from mri_fm.observe.throughput import Meter
+from mri_fm.token_budget import count_kept, lost_share, needed_share
 
 EXIT_DONE, EXIT_STOPPED = 0, 75
 
@@ -60,6 +64,7 @@ def run_training(config: Config, sharding: dict[str, Any], environment: Environm
         UserError: whatever can be found wrong with corpus, checkpoint or settings, before the first step.
     """
     corpus = Corpus.open(Path(config.data.corpus), verify=config.data.verify if environment.is_main else "size")
+    settle_token_budget(config, corpus, environment)
     names = identity(config, corpus.info["spec_hash"])
     checkpointer = Checkpointer(Path(config.run.dir), config.checkpoint.keep_last, environment, names)
     checkpoint = checkpointer.find()
@@ -68,6 +73,23 @@ def run_training(config: Config, sharding: dict[str, Any], environment: Environm
             print(f"{config.run.dir} has reached its {config.train.steps} steps; nothing to do", flush=True)
         return EXIT_DONE
     return Trainer(config, sharding, environment, corpus, checkpointer).run(checkpoint)
+
+
+def settle_token_budget(config: Config, corpus: Corpus, environment: Environment) -> None:
+    """Fill in a token budget that was left to the corpus, and say what a budget costs; nothing happens without one."""
+    if config.objective.token_budget == 1.0:
+        return
+    found: list[float | None] = [None]
+    if environment.is_main:
+        patch = as_size3(config.model.patch)
+        foreground_S = foreground_tokens(corpus, corpus.select("train", config.data.contrasts), config.data, patch)
+        tokens = math.prod(patch_grid(as_size3(config.data.size), patch))
+        share = config.objective.token_budget or needed_share(foreground_S, tokens)
+        lost = lost_share(foreground_S, count_kept(tokens, share))
+        print(f"token budget: {share:.1%} of {tokens} tokens; {lost:.2%} of the foreground is dropped on each pass", flush=True)
+        found = [share]
+    torch.distributed.broadcast_object_list(found)
+    config.objective.token_budget = found[0]
 
 
 class Trainer:
@@ -146,7 +168,7 @@ class Trainer:
             waited = time.perf_counter()
             batch = next(batches)
             meter.add_wait(time.perf_counter() - waited)
-            loss, parts = self.engine(batch.x_BCZYX, batch.positions_B, batch.group_position, now)
+            loss, parts = self.engine(batch.x_BCZYX, batch.positions_B, batch.group_position, now, batch.foreground_BCZYX)
             self.engine.backward(loss)
             self.engine.step()
             for name, value in {"loss": loss.detach(), **parts}.items():

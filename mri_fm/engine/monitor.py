@@ -72,6 +72,7 @@ class Monitor:
             chosen = [self.val[position % len(self.val)] for position in positions]
             (batch,) = evaluation_batches(self.corpus, chosen, self.config.data, batch_size=len(chosen), device=device)
             positions_B = torch.as_tensor(positions, device=device)
-            total += self.objective(batch.x_BCZYX, positions_B, index * size, schedule)[0].double()
+            loss, _ = self.objective(batch.x_BCZYX, positions_B, index * size, schedule, batch.foreground_BCZYX)
+            total += loss.double()
         torch.distributed.all_reduce(total)
         return float(total) / (world * self.config.val.batches)

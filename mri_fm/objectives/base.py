@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from mri_fm.config import ModelConfig
 from mri_fm.errors import UserError
-from mri_fm.masking import count_hidden, random_mask
+from mri_fm.masking import count_hidden, keep_tokens, random_mask
+from mri_fm.models.patches import patchify
 from mri_fm.models.vit import VisionTransformer
 from mri_fm.rng import Stream, generator
+from mri_fm.token_budget import count_kept
 
 
 @dataclass
@@ -27,16 +29,33 @@ class MaskedConfig:
 
     name: str = ""
     mask_ratio: float = 0.75  # share of hidden tokens
+    token_budget: float = 1.0  # share of the tokens that are worked on, foreground first; 0: what the corpus needs
     shared_mask: bool = False  # one mask for all samples of a micro-step, so that their token slots are aligned
 
     def __post_init__(self) -> None:
         """Check what types cannot.
 
         Raises:
-            UserError: a mask ratio that hides nothing or everything.
+            UserError: a mask ratio that hides nothing or everything, a token budget outside [0, 1], or one with shared masks.
         """
         if not 0.0 < self.mask_ratio < 1.0:
             raise UserError(f"objective.mask_ratio={self.mask_ratio} must lie between 0 and 1, for instance 0.75")
+        if not 0.0 <= self.token_budget <= 1.0:
+            raise UserError(f"objective.token_budget={self.token_budget} must lie in [0, 1]: 1 keeps all, 0 asks the corpus")
+        if self.token_budget < 1.0 and self.shared_mask:
+            raise UserError(
+                "objective.token_budget below 1 keeps other tokens in each sample, so their slots cannot be aligned: "
+                "set objective.shared_mask=false"
+            )
+
+
+class Mask(NamedTuple):
+    """Which tokens of each sample are worked on, and which of them are hidden. Indices are ascending."""
+
+    visible_BV: Tensor  # int64, among all N tokens
+    hidden_BM: Tensor  # int64, among all N tokens
+    kept_BK: Tensor | None  # int64, visible and hidden together, K = V + M; None: all N
+    hidden_in_kept_BM: Tensor  # int64, where the hidden ones stand among the kept ones
 
 
 class Objective(nn.Module):
@@ -69,7 +88,12 @@ class Objective(nn.Module):
 
     @abstractmethod
     def forward(
-        self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int, schedule: Mapping[str, float]
+        self,
+        x_BCZYX: Tensor,
+        positions_B: Tensor,
+        group_position: int,
+        schedule: Mapping[str, float],
+        foreground_BCZYX: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one micro-batch.
 
@@ -78,6 +102,7 @@ class Objective(nn.Module):
             positions_B: their global sample positions, int64.
             group_position: first position of the global micro-step, equal on all ranks.
             schedule: `schedules` at the current optimizer step.
+            foreground_BCZYX: bool; needed with a token budget below 1.
 
         Returns:
             The scalar loss (mean over this rank's samples, or global for batch statistics) and detached scalar metrics.
@@ -100,20 +125,36 @@ class Objective(nn.Module):
         return self.student
 
     @property
+    def num_kept(self) -> int:
+        """K: tokens of a sample that are worked on."""
+        return count_kept(self.student.num_tokens, self.config.token_budget)
+
+    @property
     def num_visible(self) -> int:
         """V: tokens of a sample that the student sees."""
-        return self.student.num_tokens - count_hidden(self.student.num_tokens, self.config.mask_ratio)
+        return self.num_kept - count_hidden(self.num_kept, self.config.mask_ratio)
 
-    def mask(self, positions_B: Tensor, group_position: int) -> tuple[Tensor, Tensor]:
-        """visible_BV and hidden_BM of `config.mask_ratio`, see `mri_fm.masking.random_mask`."""
-        return random_mask(
-            self.student.num_tokens,
+    def mask(self, positions_B: Tensor, group_position: int, foreground_BCZYX: Tensor | None = None) -> Mask:
+        """Draw the token budget, then hide `config.mask_ratio` of the kept tokens (`mri_fm.masking`).
+
+        Raises:
+            ValueError: a token budget below 1 without `foreground_BCZYX`.
+        """
+        visible_BV, hidden_BM = random_mask(
+            self.num_kept,
             self.config.mask_ratio,
             seed=self.seed,
             positions_B=positions_B,
             shared=self.config.shared_mask,
             group_position=group_position,
         )
+        if self.num_kept == self.student.num_tokens:
+            return Mask(visible_BV, hidden_BM, None, hidden_BM)
+        if foreground_BCZYX is None:
+            raise ValueError("a token budget below 1 needs foreground_BCZYX")
+        foreground_BN = patchify(foreground_BCZYX, self.student.patch).any(dim=2)
+        kept_BK = keep_tokens(foreground_BN, self.num_kept, seed=self.seed, positions_B=positions_B)
+        return Mask(kept_BK.gather(1, visible_BV), kept_BK.gather(1, hidden_BM), kept_BK, hidden_BM)
 
 
 def mean_per_sample(error: Tensor) -> Tensor:

@@ -47,18 +47,23 @@ class Hybrid(JEPA, MAE):
     config: HybridConfig
 
     def forward(
-        self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int, schedule: Mapping[str, float]
+        self,
+        x_BCZYX: Tensor,
+        positions_B: Tensor,
+        group_position: int,
+        schedule: Mapping[str, float],
+        foreground_BCZYX: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Both losses, mean over this rank's samples; see `Objective.forward`."""
-        features = self.features(x_BCZYX, positions_B, group_position)
-        visible_BV, hidden_BM = self.mask(positions_B, group_position)
-        pred_BMP = self.decoder(features.context_BVD, visible_BV, hidden_BM)
-        reconstruction = self.reconstruction_loss(pred_BMP, x_BCZYX, hidden_BM)
+        mask = self.mask(positions_B, group_position, foreground_BCZYX)
+        features = self.features(x_BCZYX, mask, positions_B)
+        pred_BMP = self.decoder(features.context_BVD, mask.visible_BV, mask.hidden_BM)
+        reconstruction = self.reconstruction_loss(pred_BMP, x_BCZYX, mask.hidden_BM)
         prediction = self.prediction_loss(features)
         metrics = {"loss_reconstruction": reconstruction.detach(), "loss_prediction": prediction.detach()}
         return reconstruction + self.config.prediction_weight * prediction, metrics
 
     def flops_per_sample(self) -> float:
-        """JEPA's, and the decoder on all tokens."""
-        decoder = head_flops(self.sizes.decoder, self.student.num_tokens, self.sizes.mlp)
+        """JEPA's, and the decoder on all kept tokens."""
+        decoder = head_flops(self.sizes.decoder, self.num_kept, self.sizes.mlp)
         return super().flops_per_sample() + TRAINED * decoder

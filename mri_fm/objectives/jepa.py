@@ -38,7 +38,7 @@ from mri_fm.models.flops import TRAINED, encoder_flops, head_flops
 from mri_fm.models.heads import predictor
 from mri_fm.models.patches import take_tokens
 from mri_fm.models.vit import VisionTransformer
-from mri_fm.objectives.base import MaskedConfig, Objective, mean_per_sample
+from mri_fm.objectives.base import Mask, MaskedConfig, Objective, mean_per_sample
 
 DISTANCES: dict[str, Callable[..., Tensor]] = {"l1": F.l1_loss, "l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
 
@@ -87,25 +87,31 @@ class JEPA(Objective):
         self.teacher = self.draw_encoder(model, size).requires_grad_(False).eval()
 
     def forward(
-        self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int, schedule: Mapping[str, float]
+        self,
+        x_BCZYX: Tensor,
+        positions_B: Tensor,
+        group_position: int,
+        schedule: Mapping[str, float],
+        foreground_BCZYX: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Prediction loss, mean over this rank's samples; see `Objective.forward`."""
-        loss = self.prediction_loss(self.features(x_BCZYX, positions_B, group_position))
+        loss = self.prediction_loss(
+            self.features(x_BCZYX, self.mask(positions_B, group_position, foreground_BCZYX), positions_B)
+        )
         return loss, {"loss_prediction": loss.detach()}
 
     def flops_per_sample(self) -> float:
-        """The student on visible tokens, the predictor on all, and the teacher's forward pass on all."""
-        tokens = self.student.num_tokens
+        """The student on visible tokens; the predictor, and the teacher's forward pass, on all kept ones."""
+        tokens = self.num_kept
         trained = encoder_flops(self.sizes, self.num_visible) + head_flops(self.sizes.predictor, tokens, self.sizes.mlp)
         return TRAINED * trained + encoder_flops(self.sizes, tokens)
 
-    def features(self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int) -> Features:
+    def features(self, x_BCZYX: Tensor, mask: Mask, positions_B: Tensor) -> Features:
         """Run student, teacher and predictor."""
-        visible_BV, hidden_BM = self.mask(positions_B, group_position)
-        context_BVD = self.student(x_BCZYX, visible_BV, positions_B=positions_B)
+        context_BVD = self.student(x_BCZYX, mask.visible_BV, positions_B=positions_B)
         with torch.no_grad():
-            target_BMD = normalize(take_tokens(self.teacher(x_BCZYX), hidden_BM))
-        return Features(context_BVD, target_BMD, self.predictor(context_BVD, visible_BV, hidden_BM))
+            target_BMD = normalize(take_tokens(self.teacher(x_BCZYX, mask.kept_BK), mask.hidden_in_kept_BM))
+        return Features(context_BVD, target_BMD, self.predictor(context_BVD, mask.visible_BV, mask.hidden_BM))
 
     def prediction_loss(self, features: Features) -> Tensor:
         """Mean distance of ẑ and h within each sample, then over samples, in float32 at least."""

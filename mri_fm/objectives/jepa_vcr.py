@@ -50,10 +50,15 @@ class JEPAVCR(JEPA):
     config: JEPAVCRConfig
 
     def forward(
-        self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int, schedule: Mapping[str, float]
+        self,
+        x_BCZYX: Tensor,
+        positions_B: Tensor,
+        group_position: int,
+        schedule: Mapping[str, float],
+        foreground_BCZYX: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Prediction loss of this rank's samples plus the regulariser of the global micro-batch; see `Objective.forward`."""
-        features = self.features(x_BCZYX, positions_B, group_position)
+        features = self.features(x_BCZYX, self.mask(positions_B, group_position, foreground_BCZYX), positions_B)
         loss = self.prediction_loss(features)
         metrics = {"loss_prediction": loss.detach()}
         if self.config.vcr_weight == 0:

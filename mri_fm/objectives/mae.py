@@ -55,23 +55,30 @@ class MAE(Objective):
         self.decoder = decoder(model, self.student)
 
     def forward(
-        self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int, schedule: Mapping[str, float]
+        self,
+        x_BCZYX: Tensor,
+        positions_B: Tensor,
+        group_position: int,
+        schedule: Mapping[str, float],
+        foreground_BCZYX: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction loss, mean over this rank's samples; see `Objective.forward`."""
-        pred_BMP, hidden_BM = self.predict(x_BCZYX, positions_B, group_position)
+        pred_BMP, hidden_BM = self.predict(x_BCZYX, positions_B, group_position, foreground_BCZYX)
         loss = self.reconstruction_loss(pred_BMP, x_BCZYX, hidden_BM)
         return loss, {"loss_reconstruction": loss.detach()}
 
     def flops_per_sample(self) -> float:
-        """The student on visible tokens, the decoder on all."""
+        """The student on visible tokens, the decoder on all kept ones."""
         encoder = encoder_flops(self.sizes, self.num_visible)
-        return TRAINED * (encoder + head_flops(self.sizes.decoder, self.student.num_tokens, self.sizes.mlp))
+        return TRAINED * (encoder + head_flops(self.sizes.decoder, self.num_kept, self.sizes.mlp))
 
-    def predict(self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int) -> tuple[Tensor, Tensor]:
+    def predict(
+        self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int, foreground_BCZYX: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Predicted patches (B, M, P) and the indices hidden_BM where they belong."""
-        visible_BV, hidden_BM = self.mask(positions_B, group_position)
-        tokens_BVD = self.student(x_BCZYX, visible_BV, positions_B=positions_B)
-        return self.decoder(tokens_BVD, visible_BV, hidden_BM), hidden_BM
+        mask = self.mask(positions_B, group_position, foreground_BCZYX)
+        tokens_BVD = self.student(x_BCZYX, mask.visible_BV, positions_B=positions_B)
+        return self.decoder(tokens_BVD, mask.visible_BV, mask.hidden_BM), mask.hidden_BM
 
     def reconstruction_loss(self, pred_BMP: Tensor, x_BCZYX: Tensor, hidden_BM: Tensor) -> Tensor:
         """Mean |ŷ − y|^p / p over the hidden voxels of each sample, then over samples, in float32 at least."""
@@ -84,7 +91,7 @@ class MAE(Objective):
             return mean_per_sample(error.pow(self.config.power)) / self.config.power
 
     def mosaic(self, pred_BMP: Tensor, x_BCZYX: Tensor, hidden_BM: Tensor) -> Tensor:
-        """The truth at visible patches, the prediction at hidden ones, in voxel values; (B, C, Z, Y, X) in float32 at least.
+        """The truth at visible and dropped patches, the prediction at hidden ones: voxels (B, C, Z, Y, X), float32 at least.
 
         With `patch_norm` a hidden patch gets its true mean and standard deviation back, as the loss never asked for them.
         """
@@ -97,9 +104,11 @@ class MAE(Objective):
         return unpatchify(patches_BNP, self.student.patch, self.student.size)
 
     @torch.no_grad()
-    def reconstruct(self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int) -> tuple[Tensor, Tensor]:
+    def reconstruct(
+        self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int, foreground_BCZYX: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """For pictures: the mosaic, and which of its voxels were hidden (bool), both (B, C, Z, Y, X)."""
-        pred_BMP, hidden_BM = self.predict(x_BCZYX, positions_B, group_position)
+        pred_BMP, hidden_BM = self.predict(x_BCZYX, positions_B, group_position, foreground_BCZYX)
         return self.mosaic(pred_BMP, x_BCZYX, hidden_BM), self.hidden_voxels(x_BCZYX, hidden_BM).bool()
 
     def hidden_voxels(self, x_BCZYX: Tensor, hidden_BM: Tensor) -> Tensor:

@@ -104,10 +104,15 @@ class MAESpectral(MAE):
         self.spectrum = config.spectrum(size)
 
     def forward(
-        self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int, schedule: Mapping[str, float]
+        self,
+        x_BCZYX: Tensor,
+        positions_B: Tensor,
+        group_position: int,
+        schedule: Mapping[str, float],
+        foreground_BCZYX: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Both losses, mean over this rank's samples; see `Objective.forward`."""
-        pred_BMP, hidden_BM = self.predict(x_BCZYX, positions_B, group_position)
+        pred_BMP, hidden_BM = self.predict(x_BCZYX, positions_B, group_position, foreground_BCZYX)
         reconstruction = self.reconstruction_loss(pred_BMP, x_BCZYX, hidden_BM)
         mosaic = self.mosaic(pred_BMP, x_BCZYX, hidden_BM)
         spectral, gradient = fused_spectral_loss(mosaic, x_BCZYX, self.spectrum, self._window(x_BCZYX, hidden_BM))

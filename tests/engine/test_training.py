@@ -7,7 +7,7 @@ import deepspeed  # noqa: F401  imported before the fork, once for all ranks
 import pytest
 import torch
 
-from mri_fm.config import Config, load_config
+from mri_fm.config import Config, config_from_yaml, load_config
 from mri_fm.engine.environment import read_environment, start_process_group
 from mri_fm.engine.loop import EXIT_DONE, Trainer, run_training
 from mri_fm.engine.setup import DEFAULT_DS_CONFIG, build_objective, read_ds_config
@@ -119,6 +119,16 @@ def test_validation_and_collapse_metrics_do_not_depend_on_the_ranks(corpus, tmp_
         assert one == pytest.approx(two, rel=1e-4)
     assert [r["step"] for r in seen[0] if "val_loss" in r] == [1, 2, 4]
     assert [r["step"] for r in seen[0] if "rankme" in r] == [1, 3, 4]
+
+
+def test_a_budget_left_to_the_corpus_is_settled_once_and_the_run_resumes(corpus, tmp_path):
+    words = ("objective.token_budget=0", "objective.shared_mask=false", "model.patch=[4,4,4]")
+    undisturbed = train(small_config(corpus, tmp_path / "a", "jepa_vcr", *words))
+    settled = config_from_yaml(tmp_path / "a" / "config.yaml").objective.token_budget
+    assert 0.2 < settled < 1
+    config = small_config(corpus, tmp_path / "b", "jepa_vcr", *words)
+    train(config, stop_after=3)
+    assert train(config) == undisturbed
 
 
 def test_a_finished_run_adds_nothing(corpus, tmp_path):

@@ -41,7 +41,7 @@ DISTANCES = {
 def test_loss_is_the_mean_distance_to_the_normalised_teacher_in_float64(distance):
     jepa, x = build(distance=distance).double(), volumes().double()
     loss, metrics = jepa(x, POSITIONS, 0, {})
-    visible_BV, hidden_BM = jepa.mask(POSITIONS, 0)
+    visible_BV, hidden_BM, *_ = jepa.mask(POSITIONS, 0)
     teacher_BND = jepa.teacher(x)
     mean, std = teacher_BND.mean(-1, keepdim=True), teacher_BND.var(-1, unbiased=False, keepdim=True).add(1e-5).sqrt()
     pred_BMD = jepa.predictor(jepa.student(x, visible_BV), visible_BV, hidden_BM)
@@ -111,30 +111,30 @@ def test_the_encoder_is_the_teacher():
 
 def test_the_prediction_sees_visible_voxels_alone():
     jepa, x = build(), volumes()
-    before = jepa.features(x, POSITIONS, 0)
-    _, hidden_BM = jepa.mask(POSITIONS, 0)
+    before = jepa.features(x, jepa.mask(POSITIONS, 0), POSITIONS)
+    hidden_BM = jepa.mask(POSITIONS, 0).hidden_BM
     hidden = torch.zeros(4, jepa.student.num_tokens, dtype=torch.bool).scatter(1, hidden_BM, True)
     voxels = hidden.reshape(4, 1, *jepa.student.grid)
     for axis, patch in zip((2, 3, 4), jepa.student.patch, strict=True):
         voxels = voxels.repeat_interleave(patch, dim=axis)
-    after = jepa.features(x + voxels, POSITIONS, 0)
+    after = jepa.features(x + voxels, jepa.mask(POSITIONS, 0), POSITIONS)
     assert after.pred_BMD.equal(before.pred_BMD)
     assert not after.target_BMD.equal(before.target_BMD)
 
 
 def test_masks_are_per_sample_in_jepa_and_shared_from_the_group_position_in_vcr():
-    _, own_BM = build().mask(POSITIONS, 0)
+    own_BM = build().mask(POSITIONS, 0).hidden_BM
     assert not own_BM[0].equal(own_BM[1])
-    _, shared_BM = build(JEPAVCR).mask(POSITIONS, 31)
+    shared_BM = build(JEPAVCR).mask(POSITIONS, 31).hidden_BM
     assert (shared_BM == shared_BM[0]).all()
-    assert not shared_BM.equal(build(JEPAVCR).mask(POSITIONS, 32)[1])
+    assert not shared_BM.equal(build(JEPAVCR).mask(POSITIONS, 32).hidden_BM)
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_vcr_is_aligned_where_masks_are_shared_and_pooled_where_they_are_not(shared):
     jepa, x = build(JEPAVCR, shared_mask=shared).double(), volumes().double()
     _, metrics = jepa(x, POSITIONS, 0, {})
-    features = jepa.features(x, POSITIONS, 0)
+    features = jepa.features(x, jepa.mask(POSITIONS, 0), POSITIONS)
     variance, other = (
         variance_covariance(features.context_BVD, features.target_BMD, aligned=aligned)[0] for aligned in (shared, not shared)
     )
@@ -145,7 +145,7 @@ def test_vcr_is_aligned_where_masks_are_shared_and_pooled_where_they_are_not(sha
 def test_vcr_adds_its_weighted_terms():
     jepa, x = build(JEPAVCR).double(), volumes().double()
     loss, metrics = jepa(x, POSITIONS, 0, {})
-    features = jepa.features(x, POSITIONS, 0)
+    features = jepa.features(x, jepa.mask(POSITIONS, 0), POSITIONS)
     variance, covariance = variance_covariance(features.context_BVD, features.target_BMD)
     prediction = (features.pred_BMD - features.target_BMD).abs().mean()
     torch.testing.assert_close(loss, prediction + 0.25 * (1.0 * variance + 0.1 * covariance), rtol=1e-12, atol=0)
