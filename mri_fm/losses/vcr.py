@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import logging
 from functools import cache
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mri_fm.losses.collective import AllReduceSum, all_reduce, world_size
 from mri_fm.losses.precision import at_least_float32, full_precision
 
 _log = logging.getLogger(__name__)
@@ -51,9 +51,9 @@ def variance_covariance(
     """
     with full_precision(context_BVD.device):
         z_BND = torch.cat([at_least_float32(context_BVD), at_least_float32(target_BMD.detach())], dim=1)
-        samples = z_BND.shape[0] * _world_size(group)
+        samples = z_BND.shape[0] * world_size(group)
         rows = samples * z_BND.shape[1]
-        mean_ND = _all_reduce(z_BND.detach().sum(0), group) / samples
+        mean_ND = all_reduce(z_BND.detach().sum(0), group) / samples
         if rows < 2:
             return _zero(z_BND), _zero(z_BND)
         cov_DD = _covariance(z_BND, mean_ND.mean(0), rows, group)
@@ -80,36 +80,6 @@ def _covariance(z_BND: Tensor, mean_D: Tensor, rows: int, group: dist.ProcessGro
 def _zero(z_BND: Tensor) -> Tensor:
     """0 that can be differentiated, with a gradient of exactly 0."""
     return z_BND[:0].sum()
-
-
-class AllReduceSum(torch.autograd.Function):
-    """Sum over ranks, forwards and backwards."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-        """Σ over ranks of x."""
-        ctx.group = group
-        return _all_reduce(x, group)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        """Σ over ranks of the gradient, since every rank's loss depends on every rank's x."""
-        return _all_reduce(grads[0], ctx.group), None
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
-def _world_size(group: dist.ProcessGroup | None) -> int:
-    return dist.get_world_size(group) if _distributed() else 1
-
-
-def _all_reduce(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    x = x.clone(memory_format=torch.contiguous_format)
-    if _world_size(group) > 1:
-        dist.all_reduce(x, group=group)
-    return x
 
 
 @cache

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mri_fm.losses import vcr
 from mri_fm.losses.vcr import variance_covariance
@@ -107,6 +108,36 @@ def test_gamma_and_eps_are_used():
     farther, _ = variance_covariance(context, target, gamma=101.0)
     assert (farther - far).item() == pytest.approx(1.0)
     assert variance_covariance(torch.zeros(2, 1, 3), torch.zeros(2, 1, 3), eps=0.25)[0].item() == pytest.approx(0.5)
+
+
+def test_work_and_memory_grow_with_rows_not_with_their_square():
+    """One product of rows and width squared forwards, none of rows squared; no tensor beyond the tokens themselves."""
+    context, target = (torch.randn(2, n, 6, requires_grad=n == 100) for n in (100, 300))
+    with FlopCounterMode(display=False) as forward:
+        losses = variance_covariance(context, target)
+    assert forward.get_total_flops() == 2 * (2 * 400) * 6 * 6
+    with FlopCounterMode(display=False) as backward:
+        sum(losses).backward()
+    assert backward.get_total_flops() <= 2 * forward.get_total_flops()
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_float32_halves_on_two_ranks_equal_the_whole_to_1e_6(aligned):
+    def work(rank: int) -> tuple[list[float], list[float]]:
+        dist.init_process_group("gloo")
+        context, target = (x.float()[rank::2].clone().requires_grad_() for x in tokens(8, scale=0.3))
+        losses = variance_covariance(context, target, aligned=aligned)
+        sum(losses).backward()
+        # The backward pass sums over ranks and the engine averages: a rank's own share is half of it.
+        return [x.item() for x in losses], (context.grad / 2).flatten().tolist()
+
+    context, target = (x.float() for x in tokens(8, scale=0.3))
+    losses = variance_covariance(context.requires_grad_(), target, aligned=aligned)
+    sum(losses).backward()
+    for rank, (values, gradient) in enumerate(run_ranks(work, 2)):
+        assert values == pytest.approx([x.item() for x in losses], rel=1e-6)
+        expected = context.grad[rank::2].flatten()
+        assert (torch.tensor(gradient) - expected).norm() <= 1e-6 * expected.norm()
 
 
 def gradients(aligned: bool, rank: int, world: int, group: dist.ProcessGroup | None) -> tuple[list[float], Tensor]:
