@@ -1,6 +1,7 @@
 """Training through the real `deepspeed` command: kill and resume, two launchers, the user's mistakes, eight nodes on paper."""
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -11,6 +12,7 @@ import pytest
 
 import train
 from mri_fm.config import load_config
+from mri_fm.engine.checkpoint import latest_checkpoint, read_meta
 from mri_fm.engine.loop import EXIT_STOPPED
 from mri_fm.observe.recorder import read_metrics
 from tests.distributed import free_port
@@ -45,14 +47,17 @@ def test_a_killed_job_resumes_bitwise(corpus, tmp_path):
     assert list(losses(tmp_path / "killed")) == list(range(1, 11))
 
 
-def test_a_request_to_stop_saves_and_exits_75(corpus, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_request_to_stop_saves_and_exits_75(corpus, tmp_path, number):
     command = train_command(corpus, tmp_path / "run", "train.steps=100000", "checkpoint.every=100000", ranks=1)
     process = start(command, tmp_path / "log")
     wait_for_step(process, tmp_path / "run", 2)
-    os.killpg(process.pid, signal.SIGUSR1) if process.poll() is None else None
+    (rank,) = re.findall(r"process (\d+) spawned", (tmp_path / "log").read_text())
+    os.kill(int(rank), number)
     code, output = finish(process, tmp_path / "log")
-    assert (tmp_path / "run" / "checkpoints" / "latest").is_file(), output
-    assert code in (EXIT_STOPPED, -signal.SIGUSR1)
+    assert code == EXIT_STOPPED, output
+    saved = read_meta(latest_checkpoint(tmp_path / "run"))["step"]
+    assert saved == max(losses(tmp_path / "run"))
 
 
 def test_two_launchers_with_a_hostfile_and_no_ssh_train_as_one_node(corpus, tmp_path):
