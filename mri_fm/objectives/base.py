@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mri_fm.config import ModelConfig
 from mri_fm.errors import UserError
-from mri_fm.masking import count_hidden, keep_tokens, random_mask
+from mri_fm.masking import KINDS, Blocks, count_hidden, keep_tokens, multiblock_mask, random_mask, tube_mask
 from mri_fm.models.patches import patchify
 from mri_fm.models.vit import VisionTransformer
 from mri_fm.rng import Stream, generator
@@ -31,12 +31,20 @@ class MaskedConfig:
     mask_ratio: float = 0.75  # share of hidden tokens
     token_budget: float = 1.0  # share of the tokens that are worked on, foreground first; 0: what the corpus needs
     shared_mask: bool = False  # one mask for all samples of a micro-step, so that their token slots are aligned
+    mask: str = "random"  # random, tube (columns along the depth), multiblock (cuboids)
+    mask_blocks: int = 8  # cuboids of multiblock
+    mask_scale: list[float] = field(default_factory=lambda: [0.15, 0.15])  # a cuboid's share of the plane, drawn between these
+    mask_aspect: list[float] = field(default_factory=lambda: [0.75, 1.5])  # its height / width
+    mask_depth: list[float] = field(default_factory=lambda: [0.5, 1.0])  # its share of the depth
+    foreground: bool = False  # hide background last
+    foreground_visible: float = 0.25  # share of the foreground that then stays visible, as far as there is background to hide
 
     def __post_init__(self) -> None:
         """Check what types cannot.
 
         Raises:
-            UserError: a mask ratio that hides nothing or everything, a token budget outside [0, 1], or one with shared masks.
+            UserError: a mask ratio that hides nothing or everything, a token budget outside [0, 1], masks of an unknown kind or
+                blocks that cannot be drawn, or shared masks together with what differs from sample to sample.
         """
         if not 0.0 < self.mask_ratio < 1.0:
             raise UserError(f"objective.mask_ratio={self.mask_ratio} must lie between 0 and 1, for instance 0.75")
@@ -47,6 +55,31 @@ class MaskedConfig:
                 "objective.token_budget below 1 keeps other tokens in each sample, so their slots cannot be aligned: "
                 "set objective.shared_mask=false"
             )
+        if self.mask not in KINDS:
+            raise UserError(f"objective.mask={self.mask} is not one of {', '.join(KINDS)}")
+        if not 0.0 <= self.foreground_visible <= 1.0:
+            raise UserError(f"objective.foreground_visible={self.foreground_visible} must lie in [0, 1], for instance 0.25")
+        if self.foreground and self.shared_mask:
+            raise UserError(
+                "objective.foreground=true gives each sample a mask of its own, so their slots cannot be aligned: "
+                "set objective.shared_mask=false"
+            )
+        self.blocks()
+
+    def blocks(self) -> Blocks:
+        """The cuboids of `multiblock`.
+
+        Raises:
+            UserError: they cannot be drawn.
+        """
+        try:
+            (s0, s1), (a0, a1), (d0, d1) = self.mask_scale, self.mask_aspect, self.mask_depth
+            return Blocks(self.mask_blocks, (s0, s1), (a0, a1), (d0, d1))
+        except ValueError as error:
+            raise UserError(
+                f"{error}; change one of objective.{{mask_blocks, mask_scale, mask_aspect, mask_depth}}, for instance "
+                "objective.mask_scale=[0.1,0.2]"
+            ) from error
 
 
 class Mask(NamedTuple):
@@ -76,10 +109,18 @@ class Objective(nn.Module):
             model: sizes of the encoder and the heads.
             size: depth, height, width of the input in voxels.
             seed: keys the masks and the initial weights, which are therefore equal on all ranks.
+
+        Raises:
+            UserError: a volume of one token, of which nothing could be hidden.
         """
         super().__init__()
         self.config, self.seed, self.sizes = config, seed, model
         self.student = self.draw_encoder(model, size)
+        if self.student.num_tokens < 2:
+            raise UserError(
+                f"data.size={list(size)} is a single patch of model.patch={model.patch}, and masks need two or more: "
+                "take larger volumes or smaller patches"
+            )
 
     def draw_encoder(self, model: ModelConfig, size: tuple[int, int, int]) -> VisionTransformer:
         """The encoder with the initial weights of `seed`, the same at each call; restarts torch's global generator."""
@@ -134,27 +175,48 @@ class Objective(nn.Module):
         """V: tokens of a sample that the student sees."""
         return self.num_kept - count_hidden(self.num_kept, self.config.mask_ratio)
 
-    def mask(self, positions_B: Tensor, group_position: int, foreground_BCZYX: Tensor | None = None) -> Mask:
+    def mask(
+        self, positions_B: Tensor, group_position: int, foreground_BCZYX: Tensor | None = None, *, set_index: int = 0
+    ) -> Mask:
         """Draw the token budget, then hide `config.mask_ratio` of the kept tokens (`mri_fm.masking`).
 
+        Several sets of a sample (`set_index`) hide different tokens among the same kept ones.
+
         Raises:
-            ValueError: a token budget below 1 without `foreground_BCZYX`.
+            ValueError: a token budget below 1 or foreground-aware masks without `foreground_BCZYX`.
         """
-        visible_BV, hidden_BM = random_mask(
-            self.num_kept,
-            self.config.mask_ratio,
-            seed=self.seed,
-            positions_B=positions_B,
-            shared=self.config.shared_mask,
-            group_position=group_position,
-        )
-        if self.num_kept == self.student.num_tokens:
+        foreground_BN = kept_BK = None
+        budgeted = self.num_kept < self.student.num_tokens
+        if budgeted or self.config.foreground:
+            if foreground_BCZYX is None:
+                raise ValueError("a token budget below 1 and foreground-aware masks need foreground_BCZYX")
+            foreground_BN = patchify(foreground_BCZYX, self.student.patch).any(dim=2)
+        if budgeted and foreground_BN is not None:
+            kept_BK = keep_tokens(foreground_BN, self.num_kept, seed=self.seed, positions_B=positions_B)
+        options = {
+            "seed": self.seed,
+            "positions_B": positions_B,
+            "shared": self.config.shared_mask,
+            "group_position": group_position,
+            "set_index": set_index,
+            "foreground_BN": foreground_BN if self.config.foreground else None,
+            "foreground_visible": self.config.foreground_visible,
+        }
+        visible_BV, hidden_BM = self._draw_mask(kept_BK, options)
+        if kept_BK is None:
             return Mask(visible_BV, hidden_BM, None, hidden_BM)
-        if foreground_BCZYX is None:
-            raise ValueError("a token budget below 1 needs foreground_BCZYX")
-        foreground_BN = patchify(foreground_BCZYX, self.student.patch).any(dim=2)
-        kept_BK = keep_tokens(foreground_BN, self.num_kept, seed=self.seed, positions_B=positions_B)
         return Mask(kept_BK.gather(1, visible_BV), kept_BK.gather(1, hidden_BM), kept_BK, hidden_BM)
+
+    def _draw_mask(self, kept_BK: Tensor | None, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Visible and hidden among the kept tokens."""
+        grid, ratio = self.student.grid, self.config.mask_ratio
+        if self.config.mask == "tube":
+            return tube_mask(grid, ratio, kept_BK=kept_BK, **options)
+        if self.config.mask == "multiblock":
+            return multiblock_mask(grid, ratio, blocks=self.config.blocks(), kept_BK=kept_BK, **options)
+        if kept_BK is not None and options["foreground_BN"] is not None:
+            options = options | {"foreground_BN": options["foreground_BN"].gather(1, kept_BK)}
+        return random_mask(self.num_kept, ratio, **options)
 
 
 def mean_per_sample(error: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from mri_fm.models.flops import TRAINED, head_flops
@@ -55,15 +56,18 @@ class Hybrid(JEPA, MAE):
         foreground_BCZYX: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Both losses, mean over this rank's samples; see `Objective.forward`."""
-        mask = self.mask(positions_B, group_position, foreground_BCZYX)
-        features = self.features(x_BCZYX, mask, positions_B)
-        pred_BMP = self.decoder(features.context_BVD, mask.visible_BV, mask.hidden_BM)
-        reconstruction = self.reconstruction_loss(pred_BMP, x_BCZYX, mask.hidden_BM)
+        masks = self.masks(positions_B, group_position, foreground_BCZYX)
+        features = self.features(x_BCZYX, masks, positions_B)
+        reconstructions = []
+        for mask, context_BVD in zip(masks, features.context_BVD.chunk(len(masks), dim=1), strict=True):
+            pred_BMP = self.decoder(context_BVD, mask.visible_BV, mask.hidden_BM)
+            reconstructions.append(self.reconstruction_loss(pred_BMP, x_BCZYX, mask.hidden_BM))
+        reconstruction = torch.stack(reconstructions).mean()
         prediction = self.prediction_loss(features)
         metrics = {"loss_reconstruction": reconstruction.detach(), "loss_prediction": prediction.detach()}
         return reconstruction + self.config.prediction_weight * prediction, metrics
 
     def flops_per_sample(self) -> float:
-        """JEPA's, and the decoder on all kept tokens."""
+        """JEPA's, and the decoder on all kept tokens, per mask."""
         decoder = head_flops(self.sizes.decoder, self.num_kept, self.sizes.mlp)
-        return super().flops_per_sample() + TRAINED * decoder
+        return super().flops_per_sample() + self.config.mask_sets * TRAINED * decoder

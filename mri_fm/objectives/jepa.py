@@ -1,7 +1,7 @@
 """JEPA: predict the features of hidden patches instead of their voxels.
 
     s = student(visible tokens),  h = LN(teacher(all tokens))  with a further LayerNorm without weights
-    ẑ = predictor(s) at hidden tokens;  L = mean |ẑ − h|, or another `distance`
+    ẑ = predictor(s) at hidden tokens;  L = mean |ẑ − h|, or another `distance`; mean over `mask_sets` masks of each sample
     teacher ← m·teacher + (1 − m)·student,  m: 0.998 → 1
 
 Reference: Assran et al., I-JEPA, CVPR 2023; Bardes et al., V-JEPA, TMLR 2024; on brain MRI arXiv 2606.13315.
@@ -22,7 +22,7 @@ Axes: B batch, N tokens, V visible tokens, M hidden tokens, D width, C channels,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -49,6 +49,7 @@ class JEPAConfig(MaskedConfig):
 
     name: str = "jepa"
     distance: str = "l1"  # between prediction and target: l1, l2 (squared), smooth_l1 (quadratic below 1)
+    mask_sets: int = 1  # masks of each sample; the student and the predictor run once for each, the teacher once for all
     ema_start: float = 0.998  # momentum of the teacher, linear over the run
     ema_end: float = 1.0
 
@@ -56,18 +57,20 @@ class JEPAConfig(MaskedConfig):
         """Check what types cannot.
 
         Raises:
-            UserError: an unknown distance, or a momentum outside [0, 1].
+            UserError: an unknown distance, no mask, or a momentum outside [0, 1].
         """
         super().__post_init__()
         if self.distance not in DISTANCES:
             raise UserError(f"objective.distance={self.distance} is not one of {', '.join(DISTANCES)}")
+        if self.mask_sets < 1:
+            raise UserError(f"objective.mask_sets={self.mask_sets} must be at least 1: nothing else can be predicted")
         for key in ("ema_start", "ema_end"):
             if not 0.0 <= getattr(self, key) <= 1.0:
                 raise UserError(f"objective.{key}={getattr(self, key)} must lie in [0, 1], for instance 0.998")
 
 
 class Features(NamedTuple):
-    """What the losses of one micro-batch are made of."""
+    """What the losses of one micro-batch are made of; several mask sets lie side by side in V and M."""
 
     context_BVD: Tensor  # student, at visible tokens
     target_BMD: Tensor  # teacher, normalised, at hidden tokens, no gradient
@@ -95,23 +98,31 @@ class JEPA(Objective):
         foreground_BCZYX: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Prediction loss, mean over this rank's samples; see `Objective.forward`."""
-        loss = self.prediction_loss(
-            self.features(x_BCZYX, self.mask(positions_B, group_position, foreground_BCZYX), positions_B)
-        )
+        masks = self.masks(positions_B, group_position, foreground_BCZYX)
+        loss = self.prediction_loss(self.features(x_BCZYX, masks, positions_B))
         return loss, {"loss_prediction": loss.detach()}
 
     def flops_per_sample(self) -> float:
-        """The student on visible tokens; the predictor, and the teacher's forward pass, on all kept ones."""
+        """Student on visible tokens and predictor on all kept ones, per mask; the teacher's forward pass on these, once."""
         tokens = self.num_kept
         trained = encoder_flops(self.sizes, self.num_visible) + head_flops(self.sizes.predictor, tokens, self.sizes.mlp)
-        return TRAINED * trained + encoder_flops(self.sizes, tokens)
+        return self.config.mask_sets * TRAINED * trained + encoder_flops(self.sizes, tokens)
 
-    def features(self, x_BCZYX: Tensor, mask: Mask, positions_B: Tensor) -> Features:
-        """Run student, teacher and predictor."""
-        context_BVD = self.student(x_BCZYX, mask.visible_BV, positions_B=positions_B)
+    def masks(self, positions_B: Tensor, group_position: int, foreground_BCZYX: Tensor | None = None) -> list[Mask]:
+        """`config.mask_sets` independent masks of each sample, see `Objective.mask`."""
+        sets = range(self.config.mask_sets)
+        return [self.mask(positions_B, group_position, foreground_BCZYX, set_index=index) for index in sets]
+
+    def features(self, x_BCZYX: Tensor, masks: Sequence[Mask], positions_B: Tensor) -> Features:
+        """Run the teacher, then student and predictor for each mask."""
         with torch.no_grad():
-            target_BMD = normalize(take_tokens(self.teacher(x_BCZYX, mask.kept_BK), mask.hidden_in_kept_BM))
-        return Features(context_BVD, target_BMD, self.predictor(context_BVD, mask.visible_BV, mask.hidden_BM))
+            teacher_BKD = self.teacher(x_BCZYX, masks[0].kept_BK)
+        sets = []
+        for mask in masks:
+            context_BVD = self.student(x_BCZYX, mask.visible_BV, positions_B=positions_B)
+            target_BMD = normalize(take_tokens(teacher_BKD, mask.hidden_in_kept_BM))
+            sets.append(Features(context_BVD, target_BMD, self.predictor(context_BVD, mask.visible_BV, mask.hidden_BM)))
+        return sets[0] if len(sets) == 1 else Features(*(torch.cat(parts, dim=1) for parts in zip(*sets, strict=True)))
 
     def prediction_loss(self, features: Features) -> Tensor:
         """Mean distance of ẑ and h within each sample, then over samples, in float32 at least."""

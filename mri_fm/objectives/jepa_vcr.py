@@ -58,7 +58,8 @@ class JEPAVCR(JEPA):
         foreground_BCZYX: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Prediction loss of this rank's samples plus the regulariser of the global micro-batch; see `Objective.forward`."""
-        features = self.features(x_BCZYX, self.mask(positions_B, group_position, foreground_BCZYX), positions_B)
+        masks = self.masks(positions_B, group_position, foreground_BCZYX)
+        features = self.features(x_BCZYX, masks, positions_B)
         loss = self.prediction_loss(features)
         metrics = {"loss_prediction": loss.detach()}
         if self.config.vcr_weight == 0:

@@ -111,13 +111,13 @@ def test_the_encoder_is_the_teacher():
 
 def test_the_prediction_sees_visible_voxels_alone():
     jepa, x = build(), volumes()
-    before = jepa.features(x, jepa.mask(POSITIONS, 0), POSITIONS)
+    before = jepa.features(x, jepa.masks(POSITIONS, 0), POSITIONS)
     hidden_BM = jepa.mask(POSITIONS, 0).hidden_BM
     hidden = torch.zeros(4, jepa.student.num_tokens, dtype=torch.bool).scatter(1, hidden_BM, True)
     voxels = hidden.reshape(4, 1, *jepa.student.grid)
     for axis, patch in zip((2, 3, 4), jepa.student.patch, strict=True):
         voxels = voxels.repeat_interleave(patch, dim=axis)
-    after = jepa.features(x + voxels, jepa.mask(POSITIONS, 0), POSITIONS)
+    after = jepa.features(x + voxels, jepa.masks(POSITIONS, 0), POSITIONS)
     assert after.pred_BMD.equal(before.pred_BMD)
     assert not after.target_BMD.equal(before.target_BMD)
 
@@ -134,7 +134,7 @@ def test_masks_are_per_sample_in_jepa_and_shared_from_the_group_position_in_vcr(
 def test_vcr_is_aligned_where_masks_are_shared_and_pooled_where_they_are_not(shared):
     jepa, x = build(JEPAVCR, shared_mask=shared).double(), volumes().double()
     _, metrics = jepa(x, POSITIONS, 0, {})
-    features = jepa.features(x, jepa.mask(POSITIONS, 0), POSITIONS)
+    features = jepa.features(x, jepa.masks(POSITIONS, 0), POSITIONS)
     variance, other = (
         variance_covariance(features.context_BVD, features.target_BMD, aligned=aligned)[0] for aligned in (shared, not shared)
     )
@@ -145,7 +145,7 @@ def test_vcr_is_aligned_where_masks_are_shared_and_pooled_where_they_are_not(sha
 def test_vcr_adds_its_weighted_terms():
     jepa, x = build(JEPAVCR).double(), volumes().double()
     loss, metrics = jepa(x, POSITIONS, 0, {})
-    features = jepa.features(x, jepa.mask(POSITIONS, 0), POSITIONS)
+    features = jepa.features(x, jepa.masks(POSITIONS, 0), POSITIONS)
     variance, covariance = variance_covariance(features.context_BVD, features.target_BMD)
     prediction = (features.pred_BMD - features.target_BMD).abs().mean()
     torch.testing.assert_close(loss, prediction + 0.25 * (1.0 * variance + 0.1 * covariance), rtol=1e-12, atol=0)
