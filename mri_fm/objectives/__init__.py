@@ -5,6 +5,7 @@ from __future__ import annotations
 from mri_fm.objectives.base import Objective
 from mri_fm.objectives.hybrid import Hybrid
 from mri_fm.objectives.jepa import JEPA
+from mri_fm.objectives.jepa_sigreg import JEPASIGReg
 from mri_fm.objectives.jepa_vcr import JEPAVCR
 from mri_fm.objectives.mae import MAE
 from mri_fm.objectives.mae_spectral import MAESpectral
@@ -14,6 +15,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "mae_spectral": MAESpectral,
     "jepa": JEPA,
     "jepa_vcr": JEPAVCR,
+    "jepa_sigreg": JEPASIGReg,
     "hybrid": Hybrid,
 }
 
