@@ -4,8 +4,8 @@ Every mask ranks the tokens and hides the first M, so that exactly M are hidden 
 without a word to the host. `docs/masks.md` shows all of them.
 
     random      uniformly without replacement (He et al., MAE, CVPR 2022, §3)
-    tube        columns along the depth axis (Tong et al., VideoMAE, NeurIPS 2022, §3.2)
-    multiblock  the union of cuboids (Bardes et al., V-JEPA, TMLR 2024, §3.2)
+    tube        columns along the depth axis (Tong et al., VideoMAE, NeurIPS 2022)
+    multiblock  the union of cuboids (Bardes et al., V-JEPA, TMLR 2024)
 
 Axes: B batch, R rows that are drawn (B, or 1 for a shared mask), N tokens in raster order, V visible tokens, M hidden tokens
 (V + M = N, or the kept tokens), K kept tokens or blocks, Z/Y/X tokens along depth, height, width.
