@@ -57,6 +57,21 @@ def _over(x: tl.tensor, a: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
+def _load_complex(pointer: tl.tensor, inside: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
+    """Real and imaginary parts, interleaved in memory."""
+    return tl.load(pointer, mask=inside, other=0.0), tl.load(pointer + 1, mask=inside, other=0.0)
+
+
+@triton.jit
+def _count(x: tl.tensor, half: tl.tensor, EVEN: tl.constexpr) -> tl.tensor:
+    """How often a bin of the half spectrum stands in the whole one: twice, but for the columns that are their own mirror."""
+    single = x == 0
+    if EVEN:
+        single = single | (x == half - 1)
+    return tl.where(single, 1.0, 2.0)
+
+
+@triton.jit
 def _pointwise(
     R_ptr: tl.tensor,
     G_ptr: tl.tensor,
@@ -76,10 +91,8 @@ def _pointwise(
     inside = k < bins
     offset = 2 * (volume.to(tl.int64) * bins + k)
     h = tl.load(h_ptr + k, mask=inside, other=0.0)
-    R_re = tl.load(R_ptr + offset, mask=inside, other=0.0)
-    R_im = tl.load(R_ptr + offset + 1, mask=inside, other=0.0)
-    G_re = tl.load(G_ptr + offset, mask=inside, other=0.0)
-    G_im = tl.load(G_ptr + offset + 1, mask=inside, other=0.0)
+    R_re, R_im = _load_complex(R_ptr + offset, inside)
+    G_re, G_im = _load_complex(G_ptr + offset, inside)
     a = tl.sqrt(R_re * R_re + R_im * R_im)
     b = tl.sqrt(G_re * G_re + G_im * G_im)
 
@@ -113,12 +126,7 @@ def _pointwise(
             D_re = 2.0 * p * V_re + along * R_re
             D_im = 2.0 * p * V_im + along * R_im
 
-    x = k % half
-    single = x == 0
-    if EVEN:
-        single = single | (x == half - 1)
-    count = tl.where(single, 1.0, 2.0)
-    partial = tl.sum(tl.where(inside, count * error, 0.0))
+    partial = tl.sum(tl.where(inside, _count(k % half, half, EVEN) * error, 0.0))
     tl.store(partial_ptr + volume * tl.num_programs(0) + block, partial)
     if GRADIENT:
         tl.store(R_ptr + offset, D_re, mask=inside)
