@@ -17,13 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 import xxhash
 from omegaconf import OmegaConf
 
 from mri_fm.config import Config
 from mri_fm.engine.ema import EMA
-from mri_fm.engine.environment import Environment
+from mri_fm.engine.environment import Environment, on_rank_0
 from mri_fm.errors import UserError
 
 META_FILE = "meta.json"
@@ -90,9 +89,8 @@ class Checkpointer:
         Raises:
             UserError: there are checkpoints and none of them is whole, or it belongs to another run.
         """
-        names = [self._find_first_whole() if self.environment.is_main else None]
-        torch.distributed.broadcast_object_list(names)
-        return None if names[0] is None else self.folder / names[0]
+        name = on_rank_0(self.environment, self._find_first_whole)
+        return None if name is None else self.folder / name
 
     def _find_first_whole(self) -> str | None:
         candidates = self._complete()[::-1]

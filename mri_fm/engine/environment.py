@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 
 from mri_fm.errors import EXIT_USER_ERROR, UserError
 
 _RANK_0_HEAD_START_S = 5.0
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,24 @@ def start_process_group(environment: Environment) -> None:
     else:
         torch.cuda.set_device(environment.device)
     deepspeed.init_distributed(dist_backend=get_accelerator().communication_backend_name(), verbose=False)
+
+
+def on_rank_0(environment: Environment, work: Callable[[], Result]) -> Result:
+    """Do once, on rank 0, and give its (picklable) result to all ranks, which call together.
+
+    Raises:
+        UserError: the one that rank 0 met, on all ranks; else the others would find it gone in their next collective.
+    """
+    outcome: list[Any] = [None, None]
+    if environment.is_main:
+        try:
+            outcome[0] = work()
+        except UserError as error:
+            outcome[1] = str(error)
+    torch.distributed.broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise UserError(outcome[1])
+    return outcome[0]  # type: ignore[no-any-return]
 
 
 def exit_on_user_error(error: UserError) -> int:

@@ -6,6 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,13 +15,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mri_fm.config import Config, to_yaml
+from mri_fm.config import Config, DataConfig, to_yaml
 from mri_fm.data.corpus import Corpus
 from mri_fm.data.loader import Batch, TrainLoader
 from mri_fm.data.survey import foreground_tokens
 from mri_fm.engine.checkpoint import Checkpointer, identity, read_meta
 from mri_fm.engine.ema import EMA
-from mri_fm.engine.environment import Environment
+from mri_fm.engine.environment import Environment, on_rank_0
 from mri_fm.engine.monitor import Monitor, is_due
 from mri_fm.engine.schedules import optimizer_schedules
 from mri_fm.engine.setup import build_engine
@@ -63,7 +64,7 @@ def run_training(config: Config, sharding: dict[str, Any], environment: Environm
     Raises:
         UserError: whatever can be found wrong with corpus, checkpoint or settings, before the first step.
     """
-    corpus = Corpus.open(Path(config.data.corpus), verify=config.data.verify if environment.is_main else "size")
+    corpus = open_corpus(config.data, environment)
     settle_token_budget(config, corpus, environment)
     names = identity(config, corpus.info["spec_hash"])
     checkpointer = Checkpointer(Path(config.run.dir), config.checkpoint.keep_last, environment, names)
@@ -75,21 +76,32 @@ def run_training(config: Config, sharding: dict[str, Any], environment: Environm
     return Trainer(config, sharding, environment, corpus, checkpointer).run(checkpoint)
 
 
+def open_corpus(config: DataConfig, environment: Environment) -> Corpus:
+    """The corpus, whose shards rank 0 alone reads through."""
+    root = Path(config.corpus)
+
+    def verify() -> None:
+        Corpus.open(root, verify=config.verify)
+
+    on_rank_0(environment, verify)
+    return Corpus.open(root, verify="size")
+
+
 def settle_token_budget(config: Config, corpus: Corpus, environment: Environment) -> None:
     """Fill in a token budget that was left to the corpus, and say what a budget costs; nothing happens without one."""
     if config.objective.token_budget == 1.0:
         return
-    found: list[float | None] = [None]
-    if environment.is_main:
+
+    def settle() -> float:
         patch = as_size3(config.model.patch)
         foreground_S = foreground_tokens(corpus, corpus.select("train", config.data.contrasts), config.data, patch)
         tokens = math.prod(patch_grid(as_size3(config.data.size), patch))
         share = config.objective.token_budget or needed_share(foreground_S, tokens)
         lost = lost_share(foreground_S, count_kept(tokens, share))
         print(f"token budget: {share:.1%} of {tokens} tokens; {lost:.2%} of the foreground is dropped on each pass", flush=True)
-        found = [share]
-    torch.distributed.broadcast_object_list(found)
-    config.objective.token_budget = found[0]
+        return float(share)
+
+    config.objective.token_budget = on_rank_0(environment, settle)
 
 
 class Trainer:
@@ -113,14 +125,20 @@ class Trainer:
     def run(self, checkpoint: Path | None) -> int:
         """Train from `checkpoint` (None: from the start); returns the exit code."""
         start = 0 if checkpoint is None else self.checkpointer.load(self.engine, self.ema, checkpoint)
-        if not self.environment.is_main:
-            return self._train(start, None)
-        if checkpoint is not None:
+        if checkpoint is not None and self.environment.is_main:
             print(f"resuming after step {start} from {checkpoint}", flush=True)
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        (self.run_dir / "config.yaml").write_text(to_yaml(self.config))
-        with Recorder(self.config, self.run_dir) as recorder:
+        opened: list[Recorder] = []  # on rank 0 alone
+        on_rank_0(self.environment, lambda: opened.append(self._open_records()))
+        with opened[0] if opened else nullcontext() as recorder:
             return self._train(start, recorder)
+
+    def _open_records(self) -> Recorder:
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            (self.run_dir / "config.yaml").write_text(to_yaml(self.config))
+            return Recorder(self.config, self.run_dir)
+        except OSError as error:
+            raise UserError(f"run.dir={self.run_dir} cannot be written ({error}); give a folder of yours") from error
 
     def _train(self, start: int, recorder: Recorder | None) -> int:
         config, train = self.config, self.config.train

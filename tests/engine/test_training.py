@@ -1,5 +1,6 @@
 """Real training on two forked gloo ranks: stages agree, ranks agree, and a resume is bitwise."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mri_fm.engine.environment import read_environment, start_process_group
 from mri_fm.engine.loop import EXIT_DONE, Trainer, run_training
 from mri_fm.engine.setup import DEFAULT_DS_CONFIG, build_objective, read_ds_config
 from mri_fm.engine.weights import LoadedObjective, load_objective
+from mri_fm.errors import UserError
 from mri_fm.observe.recorder import read_metrics
 from tests.distributed import run_ranks
 
@@ -129,6 +131,32 @@ def test_a_budget_left_to_the_corpus_is_settled_once_and_the_run_resumes(corpus,
     config = small_config(corpus, tmp_path / "b", "jepa_vcr", *words)
     train(config, stop_after=3)
     assert train(config) == undisturbed
+
+
+def train_and_be_refused(rank: int, config: Config, ds_config: str) -> str:
+    environment = read_environment()
+    start_process_group(environment)
+    with pytest.raises(UserError) as caught:
+        run_training(config, read_ds_config(DEFAULT_DS_CONFIG.with_name(ds_config)), environment)
+    return str(caught.value)
+
+
+def refusal(config: Config, ds_config: str = "zero1.json") -> str:
+    """What both of two ranks say of a mistake that one of them alone may see."""
+    first, second = run_ranks(train_and_be_refused, 2, config, ds_config)
+    assert first == second
+    assert "\n" not in first
+    return first
+
+
+def test_what_rank_0_alone_sees_stops_all_ranks(corpus, tmp_path):
+    altered = tmp_path / "altered"
+    shutil.copytree(corpus, altered)
+    shard = next((altered / "shards").glob("train-*.tar"))
+    shard.write_bytes(shard.read_bytes().replace(b"\x01", b"\x02", 1))
+    assert shard.name in refusal(small_config(altered, tmp_path / "run", "mae"))
+    (tmp_path / "file").touch()
+    assert "cannot be written" in refusal(small_config(corpus, tmp_path / "file", "mae"))
 
 
 def test_a_finished_run_adds_nothing(corpus, tmp_path):
