@@ -333,16 +333,20 @@ def _check(config: Config) -> None:
             f"optim.warmup={phases[0]} and optim.cooldown={phases[1]} are fractions of the steps; together at most 1"
         )
     positive = {
+        "data.threads": config.data.threads,
         "train.steps": config.train.steps,
         "train.global_batch": config.train.global_batch,
         "train.accumulation": config.train.accumulation,
         "checkpoint.every": config.checkpoint.every,
         "checkpoint.keep_last": config.checkpoint.keep_last,
+        "val.batches": config.val.batches,
         "log_every": config.log_every,
     }
     for key, number in positive.items():
         if number < 1:
             raise UserError(f"{key}={number} must be at least 1")
+    if config.observe.samples < 2:
+        raise UserError(f"observe.samples={config.observe.samples} must be at least 2, or set observe.every=0")
 
 
 def _check_transformer(name: str, part: ModelConfig | HeadConfig, rope: bool) -> None:

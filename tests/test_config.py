@@ -97,6 +97,8 @@ def test_an_ill_typed_value_is_refused_with_its_word(word):
         ("optim.betas=[0.9]", "must have 2 numbers"),
         ("model.heads=5", "does not divide by its 5 heads"),
         ("train.steps=0", "must be at least 1"),
+        ("val.batches=0", "must be at least 1"),
+        ("observe.samples=1", "must be at least 2"),
         ("objective.mask_ratio=1.0", "objective.mask_ratio=1.0"),
         ("objective.mask_ratio=-0.1", "objective.mask_ratio=-0.1"),
         ("--steps", "not of the form key=value"),

@@ -78,7 +78,7 @@ def on_rank_0(environment: Environment, work: Callable[[], Result]) -> Result:
     torch.distributed.broadcast_object_list(outcome)
     if outcome[1] is not None:
         raise UserError(outcome[1])
-    return outcome[0]  # type: ignore[no-any-return]
+    return outcome[0]
 
 
 def exit_on_user_error(error: UserError) -> int:

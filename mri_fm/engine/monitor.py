@@ -16,6 +16,7 @@ from mri_fm.data.corpus import Corpus
 from mri_fm.data.loader import evaluation_batches
 from mri_fm.data.positions import rank_positions
 from mri_fm.engine.environment import Environment
+from mri_fm.errors import UserError
 from mri_fm.objectives import Objective
 from mri_fm.observe.collapse import feature_std, rankme
 
@@ -29,18 +30,28 @@ class Monitor:
     """Evaluates without training; all ranks call together, since ZeRO-3 gathers weights in the forward pass."""
 
     def __init__(self, engine: Any, config: Config, corpus: Corpus, environment: Environment) -> None:
-        """Choose the fixed batch (the first training samples) and the validation samples."""
+        """Choose the fixed batch (the first training samples) and the validation samples.
+
+        Raises:
+            UserError: a validation is asked for and the corpus has nothing to validate on.
+        """
         self.engine, self.config, self.corpus, self.environment = engine, config, corpus, environment
         self.objective: Objective = engine.module
         self.fixed = corpus.select("train", config.data.contrasts)[: config.observe.samples]
-        self.val = corpus.select("val", config.data.contrasts) if config.val.every else []
+        self.val = corpus.select("val", config.data.contrasts) if config.val.every > 0 else []
+        if config.val.every > 0 and not self.val:
+            raise UserError(
+                f"val.every={config.val.every}, but {corpus.root} has no such volume in its val split: set val.every=0, "
+                "choose other data.contrasts or build the corpus with a larger --val-fraction"
+            )
 
     def due(self, done: int) -> bool:
         """Whether anything is to be evaluated after step `done`."""
         return self._observes(done) or self._validates(done)
 
     def _observes(self, done: int) -> bool:
-        return is_due(done, self.config.observe.every, self.config.train.steps)
+        spread = len(self.fixed) > 1  # a corpus of one volume has none
+        return spread and is_due(done, self.config.observe.every, self.config.train.steps)
 
     def _validates(self, done: int) -> bool:
         return is_due(done, self.config.val.every, self.config.train.steps)

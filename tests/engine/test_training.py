@@ -159,6 +159,11 @@ def test_what_rank_0_alone_sees_stops_all_ranks(corpus, tmp_path):
     assert "cannot be written" in refusal(small_config(corpus, tmp_path / "file", "mae"))
 
 
+def test_validation_needs_a_val_split(corpus, tmp_path):
+    only_t2 = small_config(corpus, tmp_path / "run", "mae", "val.every=1", "data.contrasts=[T2]")  # all T2 are for training
+    assert "val split" in refusal(only_t2)
+
+
 def test_a_finished_run_adds_nothing(corpus, tmp_path):
     config = small_config(corpus, tmp_path, "mae")
     train(config, world=1)
