@@ -153,7 +153,7 @@ class Trainer:
                 parts = self._step(step, batches, meter)
                 self._record(step + 1, parts, meter, recorder)
                 bar.update()
-                if self._save_and_stop(step + 1, meter):
+                if self._save_and_stop(step + 1, parts, meter):
                     return EXIT_STOPPED
         finally:
             bar.close()
@@ -195,10 +195,11 @@ class Trainer:
             self.ema.update(now["ema"])
         return totals
 
-    def _save_and_stop(self, done: int, meter: Meter) -> bool:
+    def _save_and_stop(self, done: int, parts: dict[str, Tensor], meter: Meter) -> bool:
         """Write a checkpoint where one is due; True when the ranks agreed to stop before the last step."""
         stopping = self.stop.agreed(self.control)
         if stopping or done % self.config.checkpoint.every == 0 or done == self.config.train.steps:
+            self._require_finite(done, self._fetch({"loss": parts["loss"]})["loss"])
             with meter.paused():
                 self.checkpointer.save(self.engine, self.ema, done, done * self.config.train.global_batch)
         return stopping and done < self.config.train.steps
@@ -215,14 +216,20 @@ class Trainer:
             "grad_norm": _number(self.engine.get_global_grad_norm()),
             **meter.report(),
         }
-        if not math.isfinite(record["loss"] or 0.0):
-            raise UserError(f"the loss is {record['loss']} at step {done}; lower optim.lr or look at the samples of this step")
+        self._require_finite(done, float(record["loss"] or 0.0))
         if watched:
             with meter.paused():
                 record |= self.monitor.watch(done, self.schedules)
         if recorder is not None:
             recorder.write(record)
             tqdm.write(_line(record))
+
+    def _require_finite(self, done: int, loss: float) -> None:
+        """Stop before weights that cannot recover are logged as a number or become the checkpoint to resume from."""
+        norm = _number(self.engine.get_global_grad_norm())
+        for name, value in {"loss": loss, "gradient norm": norm or 0.0}.items():
+            if not math.isfinite(value):
+                raise UserError(f"the {name} is {value} at step {done}; lower optim.lr or look at the samples of this step")
 
     def _fetch(self, parts: dict[str, Tensor]) -> dict[str, float]:
         names = sorted(parts)

@@ -164,6 +164,13 @@ def test_validation_needs_a_val_split(corpus, tmp_path):
     assert "val split" in refusal(only_t2)
 
 
+def test_weights_that_have_diverged_are_not_kept(corpus, tmp_path):
+    """Step 2 is not logged, but it is a checkpoint's."""
+    words = ("optim.lr=1e30", "optim.lr_start=1e30", "log_every=9", "train.steps=9")
+    assert "at step 2" in refusal(small_config(corpus, tmp_path, "mae", *words))
+    assert not list((tmp_path / "checkpoints").glob("step-*"))
+
+
 def test_a_finished_run_adds_nothing(corpus, tmp_path):
     config = small_config(corpus, tmp_path, "mae")
     train(config, world=1)
