@@ -143,7 +143,7 @@ class Objective(nn.Module):
             positions_B: their global sample positions, int64.
             group_position: first position of the global micro-step, equal on all ranks.
             schedule: `schedules` at the current optimizer step.
-            foreground_BCZYX: bool; needed with a token budget below 1.
+            foreground_BCZYX: bool; needed with a token budget below 1 or foreground-aware masks.
 
         Returns:
             The scalar loss (mean over this rank's samples, or global for batch statistics) and detached scalar metrics.
