@@ -18,7 +18,7 @@ from mri_fm.errors import UserError
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line; `--local_rank` comes from the DeepSpeed launcher, which also sets LOCAL_RANK."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--objective", required=True, help="mae, mae_spectral, jepa, jepa_vcr")
+    parser.add_argument("--objective", required=True, help="mae, mae_spectral, jepa, jepa_vcr, jepa_sigreg, hybrid")
     parser.add_argument("--ds_config", type=Path, help="how to shard, communicate and offload (default: ds_configs/zero1.json)")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument("words", nargs="*", metavar="key=value", help="overrides; model=NAME and data=NAME choose presets")
