@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from mri_fm.config import Config, OptimConfig
@@ -25,7 +26,8 @@ def read_ds_config(path: Path) -> dict[str, Any]:
     """A DeepSpeed configuration that says how to shard, communicate and offload, and nothing else.
 
     Raises:
-        UserError: no such file, not JSON, or a key that our own configuration owns (batch, precision, clipping, optimizer).
+        UserError: no such file, not JSON, a key that our own configuration owns (batch, precision, clipping, optimizer), or
+            one that DeepSpeed refuses.
     """
     if not path.is_file():
         raise UserError(f"no DeepSpeed configuration at {path}; ds_configs/ has some")
@@ -33,13 +35,29 @@ def read_ds_config(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must be a JSON object, as the files in ds_configs/ are")
     foreign = sorted(set(content) - _ALLOWED_KEYS)
     if foreign:
         raise UserError(
             f"{path} sets {', '.join(foreign)}, which train.* and optim.* of our configuration own "
             f"(batch, accumulation, clipping, precision, optimizer); keep only {', '.join(sorted(_ALLOWED_KEYS))}"
         )
-    return dict(content)
+    _check_zero(path, content.get("zero_optimization", {}))
+    return content
+
+
+def _check_zero(path: Path, section: Any) -> None:
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    if not isinstance(section, dict):
+        raise UserError(f'{path}: zero_optimization must be an object, for instance {{"stage": 1}}')
+    try:
+        DeepSpeedZeroConfig(**section)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, ("zero_optimization", *first["loc"])))
+        raise UserError(f"{path}: {name}: {first['msg']}; correct it, or take one of ds_configs/") from error
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

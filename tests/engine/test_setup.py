@@ -38,6 +38,23 @@ def test_a_ds_config_that_sets_what_ours_owns_is_refused(tmp_path, key):
         read_ds_config(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[]", "JSON object"),
+        ('{"zero_optimization": 5}', "must be an object"),
+        ('{"zero_optimization": {"stage": 7}}', r"zero_optimization\.stage"),
+        ('{"zero_optimization": {"stage": 1, "reduce_buket_size": 5}}', "reduce_buket_size"),
+    ],
+)
+def test_a_ds_config_that_deepspeed_refuses_is_one_line(tmp_path, text, named):
+    path = tmp_path / "mine.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=named) as caught:
+        read_ds_config(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_missing_and_malformed_ds_configs_are_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.json"):
         read_ds_config(tmp_path / "nowhere.json")
