@@ -57,7 +57,7 @@ class Checkpointer:
 
         partial = self.folder / f"{step_name(step)}.partial"
         if self.environment.is_main:
-            shutil.rmtree(partial, ignore_errors=True)
+            self._remove_partial()
             partial.mkdir(parents=True)
         comm.barrier()
         engine.save_checkpoint(str(self.folder), tag=partial.name, save_latest=False)
@@ -69,6 +69,11 @@ class Checkpointer:
             self._publish(partial, step)
         comm.barrier()
 
+    def _remove_partial(self) -> None:
+        """Remove what a kill has left half written, at whichever step."""
+        for left in self.folder.glob("*.partial"):
+            shutil.rmtree(left)
+
     def _publish(self, partial: Path, step: int) -> None:
         _write_checksums(partial)
         final = self.folder / step_name(step)
@@ -76,7 +81,9 @@ class Checkpointer:
             shutil.rmtree(final)
         partial.rename(final)
         _write_durably(self.folder / LATEST_FILE, step_name(step))
-        for old in self._complete()[: -self.keep_last]:
+        done = self._complete().index(final) + 1
+        damaged = self._complete()[done:]  # else this run had begun after them
+        for old in self._complete()[: max(0, done - self.keep_last)] + damaged:
             shutil.rmtree(old)
 
     def _complete(self) -> list[Path]:
@@ -141,7 +148,11 @@ def verify_checkpoint(checkpoint: Path) -> str | None:
     record = checkpoint / CHECKSUM_FILE
     if not record.is_file():
         return f"{CHECKSUM_FILE} is missing"
-    for name, expected in json.loads(record.read_text()).items():
+    try:
+        sums = dict(json.loads(record.read_bytes()))
+    except (ValueError, TypeError):
+        return f"{CHECKSUM_FILE} was altered"
+    for name, expected in sums.items():
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
         if _file_hash(checkpoint / name) != expected:

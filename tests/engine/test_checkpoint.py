@@ -32,7 +32,7 @@ def test_the_newest_are_kept_and_latest_names_the_newest(checkpointer, tmp_path)
     assert latest_checkpoint(tmp_path).name == step_name(3)
 
 
-@pytest.mark.parametrize("damage", ["cut", "altered", "removed", "unlisted"])
+@pytest.mark.parametrize("damage", ["cut", "altered", "removed", "unlisted", "record cut"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(checkpointer, tmp_path, damage, capsys):
     for step in (1, 2):
         write_checkpoint(checkpointer, step)
@@ -43,12 +43,24 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(checkpointer, tm
         file.write_bytes(file.read_bytes()[:-1] + b"x")
     elif damage == "removed":
         file.unlink()
-    else:
+    elif damage == "unlisted":
         (file.parent / module.CHECKSUM_FILE).unlink()
+    else:
+        (file.parent / module.CHECKSUM_FILE).write_text("{")
     assert checkpointer._find_first_whole() == step_name(1)
     assert step_name(2) in capsys.readouterr().out
     with pytest.raises(UserError, match=step_name(2)):
         latest_checkpoint(tmp_path)
+
+
+def test_what_lies_beyond_the_newest_is_removed_and_not_kept_in_its_place(checkpointer, tmp_path):
+    for step in (1, 3):
+        write_checkpoint(checkpointer, step)
+    (checkpointer.folder / step_name(3) / "weights.pt").write_bytes(b"")
+    checkpointer.keep_last = 1
+    write_checkpoint(checkpointer, 2)
+    assert [p.name for p in checkpointer.folder.glob("step-*")] == [step_name(2)]
+    assert latest_checkpoint(tmp_path).name == step_name(2)
 
 
 def test_a_partial_checkpoint_is_never_taken(checkpointer):

@@ -94,7 +94,10 @@ def test_a_killed_run_resumes_bitwise(corpus, tmp_path, ds_config):
     undisturbed = train(small_config(corpus, tmp_path / "a", "jepa_vcr"), ds_config)
     config = small_config(corpus, tmp_path / "b", "jepa_vcr")
     train(config, ds_config, stop_after=3)  # the checkpoint is of step 2: step 3 is done again
+    left = tmp_path / "b" / "checkpoints" / "step-00000099.partial"
+    left.mkdir()
     assert train(config, ds_config) == undisturbed
+    assert not left.exists()
 
 
 def test_accumulation_equals_one_large_batch_for_a_mean_over_samples(corpus, tmp_path):
