@@ -18,13 +18,14 @@ from tqdm import tqdm
 from mri_fm.config import Config, DataConfig, to_yaml
 from mri_fm.data.corpus import Corpus
 from mri_fm.data.loader import Batch, TrainLoader
+from mri_fm.data.schema import MANIFEST_FILE
 from mri_fm.data.survey import foreground_tokens
 from mri_fm.engine.checkpoint import Checkpointer, identity, read_meta
 from mri_fm.engine.ema import EMA
 from mri_fm.engine.environment import Environment, on_rank_0
 from mri_fm.engine.monitor import Monitor, is_due
 from mri_fm.engine.schedules import optimizer_schedules
-from mri_fm.engine.setup import build_engine
+from mri_fm.engine.setup import build_engine, state_format
 from mri_fm.errors import UserError
 from mri_fm.models.patches import patch_grid
 from mri_fm.models.vit import as_size3
@@ -66,7 +67,8 @@ def run_training(config: Config, sharding: dict[str, Any], environment: Environm
     """
     corpus = open_corpus(config.data, environment)
     settle_token_budget(config, corpus, environment)
-    names = identity(config, corpus.info["spec_hash"])
+    content = corpus.info["checksums"].get(MANIFEST_FILE, corpus.info["spec_hash"])
+    names = identity(config, content) | state_format(sharding, config, environment)
     checkpointer = Checkpointer(Path(config.run.dir), config.checkpoint.keep_last, environment, names)
     checkpoint = checkpointer.find()
     if checkpoint is not None and read_meta(checkpoint)["step"] >= config.train.steps:

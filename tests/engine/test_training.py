@@ -1,14 +1,18 @@
 """Real training on two forked gloo ranks: stages agree, ranks agree, and a resume is bitwise."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import deepspeed  # noqa: F401  imported before the fork, once for all ranks
+import pyarrow.parquet as pq
 import pytest
 import torch
+import xxhash
 
 from mri_fm.config import Config, config_from_yaml, load_config
+from mri_fm.data.schema import CORPUS_FILE, MANIFEST_FILE
 from mri_fm.engine.environment import read_environment, start_process_group
 from mri_fm.engine.loop import EXIT_DONE, Trainer, run_training
 from mri_fm.engine.setup import DEFAULT_DS_CONFIG, build_objective, read_ds_config
@@ -160,6 +164,34 @@ def test_what_rank_0_alone_sees_stops_all_ranks(corpus, tmp_path):
     assert shard.name in refusal(small_config(altered, tmp_path / "run", "mae"))
     (tmp_path / "file").touch()
     assert "cannot be written" in refusal(small_config(corpus, tmp_path / "file", "mae"))
+
+
+def test_a_checkpoint_is_read_only_under_the_settings_it_depends_on(corpus, tmp_path):
+    config = small_config(corpus, tmp_path / "run", "mae", "train.steps=2")
+    train(config)
+    assert "ZeRO stage" in refusal(small_config(corpus, tmp_path / "run", "mae"), "zero3.json")
+    for word in ("train.precision=bf16", "data.contrasts=[T1]"):
+        assert f"{word.partition('=')[0]} differ" in refusal(small_config(corpus, tmp_path / "run", "mae", word))
+    grown = tmp_path / "grown"
+    shutil.copytree(corpus, grown)
+    rewrite_manifest(grown)
+    assert "data.corpus differ" in refusal(small_config(grown, tmp_path / "run", "mae"))
+
+
+def rewrite_manifest(corpus: Path) -> None:
+    """Another corpus of the same specification: one volume fewer."""
+    manifest, info = corpus / MANIFEST_FILE, corpus / CORPUS_FILE
+    pq.write_table(pq.read_table(manifest).slice(1), manifest)
+    content = json.loads(info.read_text())
+    content["checksums"][MANIFEST_FILE] = xxhash.xxh3_64(manifest.read_bytes()).hexdigest()
+    info.write_text(json.dumps(content))
+
+
+def test_stage_2_goes_on_where_stage_1_stopped(corpus, tmp_path):
+    undisturbed = train(small_config(corpus, tmp_path / "a", "jepa_vcr"))
+    config = small_config(corpus, tmp_path / "b", "jepa_vcr")
+    train(config, stop_after=3)
+    assert train(config, "zero2.json") == undisturbed
 
 
 def test_validation_needs_a_val_split(corpus, tmp_path):
