@@ -225,9 +225,13 @@ def config_from_yaml(path: Path) -> Config:
         raise UserError(f"no {path}: give the folder of a run that train.py has started")
     from mri_fm.objectives import objective_class
 
-    loaded = OmegaConf.load(path)
+    try:
+        loaded = OmegaConf.load(path)
+        name = str(loaded.objective.name)
+    except (YAMLError, OmegaConfBaseException, AttributeError) as error:
+        raise UserError(f"{path} is not a configuration that train.py wrote; starting the run again writes it anew") from error
     merged = OmegaConf.structured(Config)
-    merged.objective = OmegaConf.structured(objective_class(loaded.objective.name).Config)
+    merged.objective = OmegaConf.structured(objective_class(name).Config)
     _merge(merged, loaded, str(path))
     return _to_object(merged)
 

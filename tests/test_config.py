@@ -148,3 +148,10 @@ def test_the_resolved_config_reads_back_equal(objective, tmp_path):
 def test_a_missing_config_file_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"config\.yaml"):
         config_from_yaml(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "objective: 3"])
+def test_a_damaged_run_configuration_is_one_line(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"config\.yaml is not a configuration"):
+        config_from_yaml(tmp_path / "config.yaml")
