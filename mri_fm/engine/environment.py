@@ -39,7 +39,8 @@ class Environment:
 
 def read_environment() -> Environment:
     """The place that the launcher wrote into the process' environment; one rank where there was no launcher."""
-    defaults = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    port = "29500" if "WORLD_SIZE" in os.environ else "0"  # alone: any free one, so that runs can stand side by side
+    defaults = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     number = {name: int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
