@@ -132,7 +132,7 @@ def test_the_weights_of_the_best_epoch_are_kept(monkeypatch: pytest.MonkeyPatch)
 
 def test_embeddings_come_in_the_order_of_the_keys_whatever_the_batches() -> None:
     x_BCZYX = torch.arange(4.0).view(4, 1, 1, 1, 1).expand(4, 1, 4, 4, 4)
-    batches = [Batch(x_BCZYX[picked], torch.tensor(picked), 0, (), 0) for picked in ([2, 0], [3, 1])]
+    batches = [Batch(x_BCZYX[picked], torch.tensor(picked), 0, (), (), x_BCZYX[picked] > 0) for picked in ([2, 0], [3, 1])]
     encoders: Any = {"mean": nn.Sequential(nn.Flatten(2), nn.AvgPool1d(64))}
     embedded = embed(encoders, batches, list("abcd"), torch.device("cpu"))
     assert embedded.pooled["mean"][:, 0].tolist() == embedded.slice_SYX[:, 0, 0].tolist() == [0, 1, 2, 3]
