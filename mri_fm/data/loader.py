@@ -202,6 +202,7 @@ class _PipelineBatches:
         return Batch(x_BCZYX, positions.to(self._device), group_position, keys, skips, foreground_BCZYX)
 
     def close(self) -> None:
+        """Drop the pipeline and close the shards."""
         self._pipeline = None
         self._source.reader.close()
 

@@ -80,6 +80,7 @@ class Checkpointer:
         if final.exists():
             shutil.rmtree(final)
         partial.rename(final)
+        _sync(self.folder)  # the new name before `latest` says it
         _write_durably(self.folder / LATEST_FILE, step_name(step))
         done = self._complete().index(final) + 1
         damaged = self._complete()[done:]  # else this run had begun after them

@@ -98,3 +98,15 @@ def test_identity_sees_the_model_and_not_the_length_of_the_run():
 
     assert of("train.steps=5") == of("train.steps=6")
     assert {key for key in of() if of()[key] != of("model.depth=3", "seed=9")[key]} == {"model", "seed"}
+
+
+def test_everything_is_on_the_disk_before_latest_says_so(checkpointer, monkeypatch):
+    """The order of what becomes durable: each file, the checksums, the folder's name, and only then `latest`."""
+    synced = []
+    sync = module._sync
+    monkeypatch.setattr(module, "_sync", lambda path: (synced.append(path.name), sync(path)))
+    write_checkpoint(checkpointer, 1)
+    named = len(synced) - 1 - synced[::-1].index(".latest.tmp")
+    assert {"weights.pt", module.META_FILE, f".{module.CHECKSUM_FILE}.tmp"} <= set(synced[:named])
+    assert synced[named - 1] == checkpointer.folder.name
+    assert synced[named + 1 :] == [checkpointer.folder.name]
