@@ -97,10 +97,17 @@ class JEPA(Objective):
         schedule: Mapping[str, float],
         foreground_BCZYX: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Prediction loss, mean over this rank's samples; see `Objective.forward`."""
+        """Prediction loss of this rank's samples plus `regulariser`; see `Objective.forward`."""
         masks = self.masks(positions_B, group_position, foreground_BCZYX)
-        loss = self.prediction_loss(self.features(x_BCZYX, masks, positions_B))
-        return loss, {"loss_prediction": loss.detach()}
+        features = self.features(x_BCZYX, masks, positions_B)
+        loss = self.prediction_loss(features)
+        regulariser, metrics = self.regulariser(features, group_position)
+        total = loss if regulariser is None else loss + regulariser
+        return total, {"loss_prediction": loss.detach(), **metrics}
+
+    def regulariser(self, features: Features, group_position: int) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """What keeps the features from collapsing: a weighted scalar of the global micro-batch (None: nothing), and metrics."""
+        return None, {}
 
     def flops_per_sample(self) -> float:
         """Student on visible tokens and predictor on all kept ones, per mask; the teacher's forward pass on these, once."""

@@ -23,14 +23,13 @@ Axes: B batch, C channels, Z/Y/X voxels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from mri_fm.errors import UserError
 from mri_fm.losses.sigreg import sliced_gaussianity
-from mri_fm.objectives.jepa import JEPA, JEPAConfig
+from mri_fm.objectives.jepa import JEPA, Features, JEPAConfig
 
 
 @dataclass
@@ -59,21 +58,10 @@ class JEPASIGReg(JEPA):
     Config = JEPASIGRegConfig
     config: JEPASIGRegConfig
 
-    def forward(
-        self,
-        x_BCZYX: Tensor,
-        positions_B: Tensor,
-        group_position: int,
-        schedule: Mapping[str, float],
-        foreground_BCZYX: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Prediction loss of this rank's samples plus the regulariser of the global micro-batch; see `Objective.forward`."""
-        masks = self.masks(positions_B, group_position, foreground_BCZYX)
-        features = self.features(x_BCZYX, masks, positions_B)
-        loss = self.prediction_loss(features)
-        metrics = {"loss_prediction": loss.detach()}
+    def regulariser(self, features: Features, group_position: int) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """The weighted term of the global micro-batch, not computed at weight 0; see `JEPA.regulariser`."""
         if self.config.sigreg_weight == 0:
-            return loss, metrics
+            return None, {}
         regulariser = sliced_gaussianity(
             features.context_BVD,
             features.target_BMD,
@@ -82,4 +70,4 @@ class JEPASIGReg(JEPA):
             slices=self.config.slices,
             aligned=self.config.shared_mask,
         )
-        return loss + self.config.sigreg_weight * regulariser, metrics | {"loss_sigreg": regulariser.detach()}
+        return self.config.sigreg_weight * regulariser, {"loss_sigreg": regulariser.detach()}

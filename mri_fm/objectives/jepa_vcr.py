@@ -22,13 +22,12 @@ Axes: B batch, C channels, Z/Y/X voxels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from mri_fm.losses.vcr import variance_covariance
-from mri_fm.objectives.jepa import JEPA, JEPAConfig
+from mri_fm.objectives.jepa import JEPA, Features, JEPAConfig
 
 
 @dataclass
@@ -49,24 +48,13 @@ class JEPAVCR(JEPA):
     Config = JEPAVCRConfig
     config: JEPAVCRConfig
 
-    def forward(
-        self,
-        x_BCZYX: Tensor,
-        positions_B: Tensor,
-        group_position: int,
-        schedule: Mapping[str, float],
-        foreground_BCZYX: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Prediction loss of this rank's samples plus the regulariser of the global micro-batch; see `Objective.forward`."""
-        masks = self.masks(positions_B, group_position, foreground_BCZYX)
-        features = self.features(x_BCZYX, masks, positions_B)
-        loss = self.prediction_loss(features)
-        metrics = {"loss_prediction": loss.detach()}
+    def regulariser(self, features: Features, group_position: int) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """The weighted term of the global micro-batch, not computed at weight 0; see `JEPA.regulariser`."""
         if self.config.vcr_weight == 0:
-            return loss, metrics
+            return None, {}
         variance, covariance = variance_covariance(
             features.context_BVD, features.target_BMD, gamma=self.config.gamma, aligned=self.config.shared_mask
         )
-        metrics |= {"loss_variance": variance.detach(), "loss_covariance": covariance.detach()}
+        metrics = {"loss_variance": variance.detach(), "loss_covariance": covariance.detach()}
         regulariser = self.config.variance_weight * variance + self.config.covariance_weight * covariance
-        return loss + self.config.vcr_weight * regulariser, metrics
+        return self.config.vcr_weight * regulariser, metrics
