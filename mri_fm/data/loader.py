@@ -19,9 +19,10 @@ from torch.utils.dlpack import from_dlpack
 from mri_fm.config import DataConfig
 from mri_fm.data.corpus import Corpus, Sample
 from mri_fm.data.pipeline import build_pipeline
+from mri_fm.data.plan import EvaluationPlan, Plan, TrainPlan
 from mri_fm.data.positions import check_batch
 from mri_fm.data.sampler import Sampler
-from mri_fm.data.source import EvaluationPlan, Plan, SampleSource, Status, TrainPlan
+from mri_fm.data.source import SampleSource, Status
 from mri_fm.errors import UserError
 from mri_fm.rng import Stream, normal
 
