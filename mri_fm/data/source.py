@@ -6,8 +6,9 @@ is replaced here and reported in a status array that travels with the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,7 @@ from mri_fm.data.corpus import Sample
 from mri_fm.data.params import BIAS_POINTS, SampleParams, intensity_gain
 from mri_fm.data.plan import MAX_TRIES, Plan
 from mri_fm.data.reader import BadSampleError, Fault, ShardReader
-
-_READS = 2  # a transient error must not change the stream, so the same sample is read again first
+from mri_fm.data.retry import STORED, retried
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class SampleSource:
         for tries in range(self.plan.tries):
             index = self.plan.candidate(position, tries)
             try:
-                return _retry(lambda: self.reader.read(self.samples[index])), Status(position, index, tuple(faults))  # noqa: B023
+                read = partial(self.reader.read, self.samples[index])
+                return retried(read, (BadSampleError,), STORED), Status(position, index, tuple(faults))
             except BadSampleError as error:
                 faults.append(error.fault)
         return np.zeros(self.samples[0].shape, dtype=np.int16), Status(position, -1, tuple(faults))
@@ -74,15 +75,6 @@ class SampleSource:
 def intensity_window(sample: Sample, statistics: str) -> tuple[float, float]:
     """The 1st and 99th percentile that a sample is clipped to, stored units."""
     return (sample.crop_p01, sample.crop_p99) if statistics == "volume" else (sample.p01, sample.p99)
-
-
-def _retry(read: Callable[[], np.ndarray]) -> np.ndarray:
-    for _ in range(_READS - 1):
-        try:
-            return read()
-        except BadSampleError:
-            continue
-    return read()
 
 
 def graph_inputs(
