@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ class Batch:
         group_position: the first position of the global micro-step, equal on all ranks.
         keys: the samples that were served.
         skips: bad samples that were replaced in this batch.
-        foreground_BCZYX: bool, voxels above the background (which is where the darkest hundredth of the foreground counts too).
+        foreground_BCZYX: bool, voxels above the background: where the stored foreground lies after crop, flip and resize.
     """
 
     x_BCZYX: Tensor
@@ -189,18 +190,20 @@ class _PipelineBatches:
 
     def next(self, *, group_position: int, seed: int = 0, count: int | None = None) -> Batch:
         """Run the pipeline once and keep the first `count` samples."""
-        volumes, noise, status = self._pipeline.run()
+        volumes, foreground, _air, noise, status = self._pipeline.run()
         rows = [Status.unpack(row) for row in status.as_array()[:count]]
         skips = tuple(itertools.chain.from_iterable(map(self._skips, rows)))
         _require_served(rows, skips)
-        # A copy, since DALI may use its buffer again for a later batch.
-        x_BCZYX = from_dlpack(volumes.as_tensor())[:count, None, ..., 0].clone().to(self._device)
-        # Background has one value, the lowest, until noise is added.
-        foreground_BCZYX = x_BCZYX > x_BCZYX.amin(dim=(1, 2, 3, 4), keepdim=True)
+        x_BCZYX = self._tensor(volumes, count)
+        foreground_BCZYX = self._tensor(foreground, count).bool()
         positions = torch.tensor([row.position for row in rows])
         _add_noise(x_BCZYX, noise.as_array()[:count], positions, seed)
         keys = tuple(self._samples[row.served].key for row in rows)
         return Batch(x_BCZYX, positions.to(self._device), group_position, keys, skips, foreground_BCZYX)
+
+    def _tensor(self, volumes: Any, count: int | None) -> Tensor:
+        """DALI's (B, D, H, W, C) as (B, C, Z, Y, X) here; a copy, since DALI may use its buffer again for a later batch."""
+        return from_dlpack(volumes.as_tensor())[:count, None, ..., 0].clone().to(self._device)
 
     def close(self) -> None:
         """Drop the pipeline and close the shards."""

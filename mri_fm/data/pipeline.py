@@ -55,8 +55,9 @@ def build_pipeline(
         prefetch: batches that are worked on ahead.
 
     Returns:
-        A built `nvidia.dali.Pipeline`; each run gives volumes float32 (depth, height, width, 1), the standard deviation of
-        the noise still to be added, and the status rows.
+        A built `nvidia.dali.Pipeline`; each run gives volumes float32 (depth, height, width, 1), their foreground uint8 of
+        the same shape, the level that air has in them (1, 1, 1, 1), the standard deviation of the noise still to be added, and
+        the status rows.
     """
     graph = _graph(
         source,
@@ -99,7 +100,9 @@ def _graph(source: Any, device: str, size: Sequence[int], statistics: str) -> An
     low, gain = window[0], window[1]
     scaled = dmath.clamp((volume - low) * gain, 0.0, 1.0)  # background is below the window and stays 0
     shaded = dmath.pow(scaled, gamma) * dmath.exp(field)
-    return _z_score(shaded, volume, statistics), noise, status
+    foreground = volume > FOREGROUND  # from the geometry alone: what follows changes intensities only
+    normalised, air = _z_score(shaded, foreground, statistics)
+    return normalised, fn.cast(foreground, dtype=dali.UINT8), air, noise, status
 
 
 def _depth_first(volume: Any, depth_axis: Any) -> Any:
@@ -113,14 +116,15 @@ def _depth_first(volume: Any, depth_axis: Any) -> Any:
     return turned
 
 
-def _z_score(shaded: Any, volume: Any, statistics: str) -> Any:
-    """Zero mean, unit variance over the foreground or everything; a constant volume becomes 0, not NaN."""
+def _z_score(shaded: Any, foreground: Any, statistics: str) -> tuple[Any, Any]:
+    """Zero mean, unit variance over the foreground or everything (a constant volume becomes 0, not NaN); the level of air."""
     if statistics == "volume":
-        mean = fn.reductions.mean(shaded)
+        mean = fn.reductions.mean(shaded, keep_dims=True)
         variance = fn.reductions.mean((shaded - mean) * (shaded - mean))
     else:
-        mask = fn.cast(volume > FOREGROUND, dtype=dali.FLOAT)
+        mask = fn.cast(foreground, dtype=dali.FLOAT)
         count = dmath.max(fn.reductions.sum(mask), 1.0)
-        mean = fn.reductions.sum(shaded * mask) / count
+        mean = fn.reductions.sum(shaded * mask, keep_dims=True) / count
         variance = fn.reductions.sum(mask * (shaded - mean) * (shaded - mean)) / count
-    return (shaded - mean) / dmath.max(dmath.sqrt(variance), LEAST_DEVIATION)
+    deviation = dmath.max(dmath.sqrt(variance), LEAST_DEVIATION)
+    return (shaded - mean) / deviation, -mean / deviation

@@ -52,12 +52,14 @@ def test_a_batch_is_what_its_positions_say(ellipsoids: Path) -> None:
         assert batch.x_BCZYX.dtype == torch.float32
         assert batch.positions_B.tolist() == list(range(4 * step, 4 * step + 4))
         assert batch.group_position == 4 * step
-        for position, key, x in zip(batch.positions_B, batch.keys, batch.x_BCZYX, strict=True):
+        rows = zip(batch.positions_B, batch.keys, batch.x_BCZYX, batch.foreground_BCZYX, strict=True)
+        for position, key, x, foreground in rows:
             sample = samples[key]
             params = draw_params(sample.shape, SIZE, AugmentConfig(), seed=1, position=int(position))
-            clean = augment_volume(reader.read(sample), params, intensity_window(sample, "foreground"), SIZE)
+            twin = augment_volume(reader.read(sample), params, intensity_window(sample, "foreground"), SIZE)
             noise = normal(1, Stream.NOISE, position[None], x.numel()).view(SIZE)
-            assert (x[0] - clean - params.noise * noise).abs().max() < 1e-4
+            assert foreground[0].equal(twin.foreground_DHW)
+            assert (x[0] - twin.x_DHW - params.noise * noise).abs().max() < 1e-4
 
 
 def test_the_stream_is_the_same_for_every_world_start_and_accumulation(ellipsoids: Path) -> None:

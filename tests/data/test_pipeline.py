@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from mri_fm.config import AugmentConfig
 from mri_fm.data.params import SampleParams, centre_params, draw_params
 from mri_fm.data.pipeline import build_pipeline
 from mri_fm.data.source import Status, graph_inputs
-from mri_fm.data.twin import augment_volume, resample
+from mri_fm.data.twin import Augmented, augment_volume, resample
 
 SIZE = (9, 16, 12)
 WINDOW = (100.0, 900.0)
 SHAPES = [(20, 26, 22), (6, 30, 25), (25, 7, 30), (30, 25, 7), (11, 11, 12), (1, 5, 4)]
+
+TOLERANCE = 1e-5
 
 Case = tuple[np.ndarray, SampleParams]
 
@@ -27,18 +30,32 @@ def run_dali(
     window: tuple[float, float] = WINDOW,
     size: tuple[int, int, int] = SIZE,
     device: str = "cpu",
-) -> list[np.ndarray]:
+    batch_size: int | None = None,
+) -> list[Augmented]:
     inputs = [graph_inputs(voxels, params, window, Status(i, i, ())) for i, (voxels, params) in enumerate(cases)]
     pipeline = build_pipeline(
-        lambda info: inputs[info.idx_in_batch],
+        lambda info: inputs[info.idx_in_epoch],
         device=device,
         device_id=0,
         size=size,
         statistics=statistics,
-        batch_size=len(cases),
+        batch_size=batch_size or len(cases),
     )
-    volumes = pipeline.run()[0]
-    return [np.array(volume)[..., 0] for volume in (volumes.as_cpu() if device == "gpu" else volumes)]
+    runs = [pipeline.run()[:3] for _ in range(len(cases) // (batch_size or len(cases)))]
+    return [_augmented(*rows) for run in runs for rows in zip(*map(_on_cpu, run), strict=True)]
+
+
+def _on_cpu(volumes: Any) -> Any:
+    return volumes.as_cpu()
+
+
+def _augmented(x: Any, foreground: Any, air: Any) -> Augmented:
+    x_DHWC, foreground_DHWC = np.array(x), np.array(foreground)
+    return Augmented(torch.from_numpy(x_DHWC[..., 0]), torch.from_numpy(foreground_DHWC[..., 0]).bool(), np.array(air).item())
+
+
+def run_volumes(cases: Sequence[Case], **changes: Any) -> list[np.ndarray]:
+    return [augmented.x_DHW.numpy() for augmented in run_dali(cases, **changes)]
 
 
 def random_cases() -> list[Case]:
@@ -55,10 +72,12 @@ def test_dali_equals_the_torch_twin(statistics: str) -> None:
     cases = random_cases()
     assert {params.depth_axis for _, params in cases} == {0, 1, 2}
     assert {params.flip_x for _, params in cases} == {True, False}
-    for x, (voxels, params) in zip(run_dali(cases, statistics=statistics), cases, strict=True):
-        assert x.shape == SIZE
-        twin = augment_volume(voxels, params, WINDOW, SIZE, statistics).numpy()
-        assert np.abs(x - twin).max() < 1e-4
+    for augmented, (voxels, params) in zip(run_dali(cases, statistics=statistics), cases, strict=True):
+        assert augmented.x_DHW.shape == SIZE
+        twin = augment_volume(voxels, params, WINDOW, SIZE, statistics)
+        assert (augmented.x_DHW - twin.x_DHW).abs().max() < TOLERANCE
+        assert augmented.foreground_DHW.equal(twin.foreground_DHW)
+        assert augmented.air == pytest.approx(twin.air, abs=TOLERANCE)
 
 
 @pytest.mark.gpu
@@ -66,14 +85,14 @@ def test_dali_equals_the_torch_twin(statistics: str) -> None:
 @pytest.mark.parametrize("statistics", ["foreground", "volume"])
 def test_the_gpu_graph_equals_the_cpu_graph(statistics: str) -> None:
     cases = random_cases()
-    on_cpu, on_gpu = (run_dali(cases, statistics=statistics, device=device) for device in ("cpu", "gpu"))
+    on_cpu, on_gpu = (run_volumes(cases, statistics=statistics, device=device) for device in ("cpu", "gpu"))
     assert max(np.abs(a - b).max() for a, b in zip(on_cpu, on_gpu, strict=True)) < 1e-3
 
 
 def test_evaluation_equals_the_torch_twin() -> None:
     cases = [(voxels, centre_params(voxels.shape, SIZE)) for voxels, _ in random_cases()]
-    for x, (voxels, params) in zip(run_dali(cases), cases, strict=True):
-        assert np.abs(x - augment_volume(voxels, params, WINDOW, SIZE).numpy()).max() < 1e-4
+    for x, (voxels, params) in zip(run_volumes(cases), cases, strict=True):
+        assert np.abs(x - augment_volume(voxels, params, WINDOW, SIZE).x_DHW.numpy()).max() < 1e-4
 
 
 def test_resample_reads_a_linear_field_where_geometry_says() -> None:
@@ -100,7 +119,7 @@ def test_a_flip_hits_anatomical_left_right_in_every_orientation(depth_axis: int)
     draws = (draw_params(shape, size, geometry, seed=0, position=position) for position in range(100))
     params = next(params for params in draws if params.depth_axis == depth_axis)
     pair = [(voxels, params), (voxels, dataclasses.replace(params, flip_x=True))]
-    plain, flipped = run_dali(pair, window=(1, 24), size=size)
+    plain, flipped = run_volumes(pair, window=(1, 24), size=size)
     x_axis = {0: 2, 1: 2, 2: 0}[depth_axis]
     others = [axis for axis in range(3) if axis != x_axis]
     assert (np.diff(plain.mean(axis=tuple(others))) > 0).all()
@@ -120,7 +139,7 @@ def test_the_depth_axis_comes_first_and_the_others_keep_their_order(depth_axis: 
     assert params.depth_axis == depth_axis
     order = [depth_axis, *(axis for axis in range(3) if axis != depth_axis)]
     for field, output_axis in zip((fields[a] for a in order), range(3), strict=True):
-        (x,) = run_dali([(field.astype(np.int16, order="C"), params)], window=(1, 20))
+        (x,) = run_volumes([(field.astype(np.int16, order="C"), params)], window=(1, 20))
         steps = np.diff(x, axis=output_axis)
         assert (steps >= -1e-6).all()
         assert (steps.sum(axis=output_axis) > 1).all()
@@ -131,9 +150,9 @@ def test_the_depth_axis_comes_first_and_the_others_keep_their_order(depth_axis: 
 def test_empty_and_constant_volumes_give_zeros(value: int, statistics: str) -> None:
     voxels = np.full((12, 12, 12), value, dtype=np.int16)
     params = draw_params(voxels.shape, SIZE, AugmentConfig(), seed=0, position=0)
-    (x,) = run_dali([(voxels, params)], statistics=statistics, window=(value, value))
+    (x,) = run_volumes([(voxels, params)], statistics=statistics, window=(value, value))
     assert (x == 0).all()
-    assert (augment_volume(voxels, params, (value, value), SIZE, statistics) == 0).all()
+    assert (augment_volume(voxels, params, (value, value), SIZE, statistics).x_DHW == 0).all()
 
 
 def reference_z_score(volume: np.ndarray, window: tuple[float, float], statistics: str) -> np.ndarray:
@@ -148,7 +167,7 @@ def test_intensities_match_a_float64_reference(statistics: str) -> None:
     shape = (16, 16, 16)
     voxels = (rng.integers(1, 1000, shape) * (rng.random(shape) < 0.5)).astype(np.int16)
     params = centre_params(shape, shape)  # the same grid: the resize changes nothing
-    (x,) = run_dali([(voxels, params)], statistics=statistics, size=shape)
+    (x,) = run_volumes([(voxels, params)], statistics=statistics, size=shape)
     assert np.abs(x - reference_z_score(voxels, WINDOW, statistics)).max() < 1e-4
     background = x[voxels == 0]
     assert np.ptp(background) == 0
@@ -158,7 +177,7 @@ def test_intensities_match_a_float64_reference(statistics: str) -> None:
 def test_large_volumes_lose_no_precision() -> None:
     shape = (96, 96, 96)
     voxels = np.random.default_rng(1).integers(1, 1000, shape).astype(np.int16)
-    (x,) = run_dali([(voxels, centre_params(shape, shape))], size=shape)
+    (x,) = run_volumes([(voxels, centre_params(shape, shape))], size=shape)
     assert np.abs(x - reference_z_score(voxels, WINDOW, "foreground")).max() < 1e-4
 
 
@@ -169,7 +188,7 @@ def test_gamma_and_bias_change_intensities_and_keep_the_background() -> None:
     plain = centre_params(shape, shape)
     bias = rng.normal(0, 0.3, (4, 4, 4)).astype(np.float32)
     changed = [dataclasses.replace(plain, gamma=1.3), dataclasses.replace(plain, bias=bias)]
-    x, gamma, biased = run_dali([(voxels, plain), *[(voxels, params) for params in changed]], size=shape)
+    x, gamma, biased = run_volumes([(voxels, plain), *[(voxels, params) for params in changed]], size=shape)
     scaled = np.clip((voxels.astype(np.float64) - WINDOW[0]) / (WINDOW[1] - WINDOW[0]), 0, 1) ** 1.3
     inside = scaled[voxels > 0]
     assert np.abs(gamma - (scaled - inside.mean()) / inside.std()).max() < 1e-4
