@@ -7,7 +7,6 @@ ill-typed value is a `UserError` that names the nearest key.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +17,11 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mri_fm.errors import UserError
+from mri_fm.errors import UserError, nearest
 
 PRESETS = Path(__file__).parent / "presets"
 GROUPS = ("model", "data", "optim")
+FREE_KEYS = ("data.mixture.",)  # what follows is a name of the user's
 
 
 @dataclass
@@ -99,9 +99,28 @@ class DataConfig:
     threads: int = 1  # DALI threads of one rank
     statistics: str = "foreground"  # percentiles and z-score over: foreground, volume (as in the paper)
     contrasts: list[str] = field(default_factory=list)  # train on these alone; empty: all
+    mixture: dict[str, float] = field(
+        default_factory=dict
+    )  # weight of each data set; those not named are left out; {}: by size
+    mixture_by: list[str] = field(default_factory=lambda: ["dataset"])  # what the names are of: dataset, contrast or both, A/T1
+    temperature: float = 1.0  # shares of the mixture ∝ rate^(1/temperature): 1 as they are, 5 flatter, .inf equal
     skip_budget: int = 0  # samples that may be skipped (and replaced) before the run stops
     verify: str = "full"  # at start: full (checksums of every shard), size
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        """Check what types cannot.
+
+        Raises:
+            UserError: a mixture without positive shares.
+        """
+        for name, weight in self.mixture.items():
+            if not 0.0 < weight < math.inf:
+                raise UserError(f"data.mixture.{name}={weight} must be above 0; a name that is not given is left out")
+        if self.mixture_by not in (["dataset"], ["contrast"], ["dataset", "contrast"]):
+            raise UserError(f"data.mixture_by={self.mixture_by} is not one of [dataset], [contrast], [dataset,contrast]")
+        if not self.temperature > 0.0:
+            raise UserError(f"data.temperature={self.temperature} must be above 0, for instance 2; 1 changes nothing")
 
 
 @dataclass
@@ -276,13 +295,8 @@ def _preset(group: str, name: str) -> Path:
     path = PRESETS / group / f"{name}.yaml"
     if not path.is_file():
         names = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        raise UserError(f"no {group} preset '{name}'{_nearest(name, names)}; there are {', '.join(names)}")
+        raise UserError(f"no {group} preset '{name}'{nearest(name, names)}; there are {', '.join(names)}")
     return path
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    match = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
-    return f", did you mean '{match[0]}'?" if match else ""
 
 
 def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
@@ -296,8 +310,8 @@ def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
 def _merge(target: DictConfig, layer: Any, origin: str) -> None:
     known = list(_keys(target))
     for key in reversed(list(_keys(layer))):  # the leaves first: their full name finds the nearest key
-        if key not in known:
-            raise UserError(f"unknown key '{key}' in {origin}{_nearest(key, known)}")
+        if key not in known and not key.startswith(FREE_KEYS):
+            raise UserError(f"unknown key '{key}' in {origin}{nearest(key, known)}")
     try:
         target.merge_with(layer)
     except OmegaConfBaseException as error:

@@ -35,6 +35,9 @@ class Stream(IntEnum):
     BUDGET = 10
     MASK_BLOCK = 11
     SLICE = 12
+    MIXTURE = 13
+    SESSION = 14
+    CROP = 15
 
 
 def generator(seed: int, stream: Stream, position: int) -> np.random.Generator:

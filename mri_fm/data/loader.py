@@ -19,6 +19,7 @@ from torch.utils.dlpack import from_dlpack
 
 from mri_fm.config import DataConfig
 from mri_fm.data.corpus import Corpus, Sample
+from mri_fm.data.mixture import is_mixed, resolve_mixture
 from mri_fm.data.pipeline import build_pipeline
 from mri_fm.data.plan import EvaluationPlan, Plan, TrainPlan
 from mri_fm.data.positions import check_batch
@@ -106,7 +107,8 @@ class TrainLoader:
         check_batch(global_batch, accumulation, world)
         if not samples:
             raise UserError(f"{corpus.root} has no volume to train on: choose another corpus, split or contrast")
-        sampler = Sampler(len(samples), seed)
+        mixed = is_mixed(config)
+        sampler = resolve_mixture(samples, config, corpus.root).sampler(seed) if mixed else Sampler.uniform(len(samples), seed)
         self._plan = TrainPlan(sampler, config.size, config.augment, seed, global_batch, accumulation, rank, world, start_step)
         self._batches = _PipelineBatches(
             samples, self._plan, config, batch_size=self._plan.batch_size, device=device, prefetch=prefetch

@@ -19,6 +19,7 @@ from mri_fm.config import Config, DataConfig, to_yaml
 from mri_fm.data.corpus import Corpus
 from mri_fm.data.loader import Batch, TrainLoader
 from mri_fm.data.schema import MANIFEST_FILE
+from mri_fm.data.stream import describe_stream
 from mri_fm.data.survey import foreground_tokens
 from mri_fm.engine.checkpoint import Checkpointer, identity, read_meta
 from mri_fm.engine.ema import EMA
@@ -66,6 +67,9 @@ def run_training(config: Config, sharding: dict[str, Any], environment: Environm
         UserError: whatever can be found wrong with corpus, checkpoint or settings, before the first step.
     """
     corpus = open_corpus(config.data, environment)
+    for line in describe_stream(corpus.select("train", config.data.contrasts), config, environment.world):
+        if environment.is_main:
+            print(line, flush=True)
     settle_token_budget(config, corpus, environment)
     content = corpus.info["checksums"].get(MANIFEST_FILE, corpus.info["spec_hash"])
     names = identity(config, content) | state_format(sharding, config, environment)

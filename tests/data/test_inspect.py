@@ -31,6 +31,31 @@ def test_lines_are_the_same_for_every_world_and_start(ellipsoids: Path, capsys: 
     assert lines(capsys, ellipsoids, "--steps", "4", "train.accumulation=2", "--world", "2") == whole
 
 
+MIXED = ["data.mixture={T1: 3, T2: 1}", "data.mixture_by=[contrast]"]
+
+
+@pytest.mark.parametrize("options", [MIXED, ["data.temperature=.inf", "data.mixture_by=[contrast]"]])
+def test_lines_are_the_same_for_every_world_and_start_of_any_stream(
+    ellipsoids: Path, capsys: pytest.CaptureFixture, options: list[str]
+) -> None:
+    whole = lines(capsys, ellipsoids, "--steps", "4", *options)
+    assert whole != lines(capsys, ellipsoids, "--steps", "4")
+    for world in ("2", "4", "8"):
+        assert lines(capsys, ellipsoids, "--world", world, "--steps", "4", *options) == whole
+    for start in range(1, 4):
+        late = lines(
+            capsys, ellipsoids, "--world", "2", "--start", str(start), "--steps", "1", "train.accumulation=2", *options
+        )
+        assert late == whole[start : start + 1]
+
+
+def test_a_mixture_serves_its_shares(ellipsoids: Path, capsys: pytest.CaptureFixture) -> None:
+    keys = [key for line in lines(capsys, ellipsoids, "--steps", "4", *MIXED) for key in json.loads(line)["keys"]]
+    t1 = [key for key in keys if int(key[3:]) % 2 == 0]
+    assert len(t1) == 24
+    assert sorted(t1[:4]) == ["vol000", "vol002", "vol004", "vol006"]
+
+
 def test_lines_are_what_training_sees(ellipsoids: Path) -> None:
     config = load_config("mae", [*WORDS, f"data.corpus={ellipsoids}", "run.dir=unset", "seed=5", "data.device=cpu"])
     (line,) = inspect_lines(config, world=1, start=3, steps=1)

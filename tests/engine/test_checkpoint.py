@@ -98,6 +98,7 @@ def test_identity_sees_the_model_and_not_the_length_of_the_run():
 
     assert of("train.steps=5") == of("train.steps=6")
     assert {key for key in of() if of()[key] != of("model.depth=3", "seed=9")[key]} == {"model", "seed"}
+    assert {key for key in of() if of()[key] != of("data.mixture.a=1")[key]} == {"data.mixture"}
 
 
 def test_everything_is_on_the_disk_before_latest_says_so(checkpointer, monkeypatch):

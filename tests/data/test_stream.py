@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import pytest
+
+from mri_fm.config import Config, load_config
+from mri_fm.data.corpus import Corpus
+from mri_fm.data.stream import describe_stream
+from mri_fm.errors import UserError
+
+WORDS = ["data.size=[8,16,16]", "run.dir=R", "train.global_batch=4"]
+
+
+def lines(root: Path, *words: str, world: int = 1) -> list[str]:
+    config: Config = load_config("mae", [*WORDS, f"data.corpus={root}", *words])
+    return describe_stream(Corpus.open(root, "size").select("train"), config, world)
+
+
+def test_the_plain_shuffle_needs_no_words(ellipsoids: Path) -> None:
+    assert lines(ellipsoids, world=4) == []
+
+
+def test_a_mixture_is_spelt_out(ellipsoids: Path) -> None:
+    (line,) = lines(ellipsoids, "data.mixture={T1: 1}", "data.mixture_by=[contrast]")
+    assert line == "mixture: T1 100.0% (4 units, once in 4 positions); left out: T2 (3 units)"
+
+
+def test_steps_that_repeat_samples_are_announced(ellipsoids: Path) -> None:
+    (line,) = lines(ellipsoids, "train.global_batch=8")
+    assert line == "7 training volumes are fewer than train.global_batch=8: steps repeat some"
+
+
+def test_more_ranks_than_volumes_are_refused(ellipsoids: Path) -> None:
+    with pytest.raises(UserError, match="has 7 training volumes for 8 ranks"):
+        lines(ellipsoids, "train.global_batch=8", world=8)
