@@ -182,7 +182,6 @@ class _PipelineBatches:
         self._pipeline = build_pipeline(
             self._source,
             device=_dali_device(config.device, device),
-            size=config.size,
             statistics=config.statistics,
             batch_size=batch_size,
             threads=config.threads,

@@ -43,6 +43,12 @@ class SampleParams:
     bias: np.ndarray
     noise: float
 
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Voxels along depth, height, width."""
+        height, width = (length for axis, length in enumerate(self.output) if axis != self.depth_axis)
+        return self.output[self.depth_axis], height, width
+
     def roi(self) -> tuple[np.ndarray, np.ndarray]:
         """Where the resize reads from and to along z, y, x, float32 (3,) each; to < from mirrors the axis."""
         begin = np.array(self.start, dtype=np.float32)

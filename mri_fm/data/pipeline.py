@@ -6,7 +6,7 @@ Layouts: DHWC with one channel. The source's D, H, W are z, y, x of RAS+; the ou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import nvidia.dali.math as dmath
@@ -21,6 +21,7 @@ INPUTS: tuple[tuple[str, Any, int, str], ...] = (
     ("roi_start", dali.FLOAT, 1, ""),
     ("roi_end", dali.FLOAT, 1, ""),
     ("output", dali.FLOAT, 1, ""),
+    ("size", dali.FLOAT, 1, ""),
     ("depth_axis", dali.INT32, 0, ""),
     ("window", dali.FLOAT, 1, ""),
     ("gamma", dali.FLOAT, 0, ""),
@@ -35,7 +36,6 @@ def build_pipeline(
     source: Callable[[Any], tuple[Any, ...]],
     *,
     device: str,
-    size: Sequence[int],
     statistics: str,
     batch_size: int,
     threads: int = 1,
@@ -47,7 +47,6 @@ def build_pipeline(
     Args:
         source: called with a SampleInfo; returns `INPUTS` and never raises.
         device: "cpu" or "gpu": where everything after the read happens.
-        size: voxels of the output along depth, height, width.
         statistics: z-score over the "foreground" (voxels above half a stored unit after the resize) or the whole "volume".
         batch_size: samples of one run.
         threads: CPU threads of DALI.
@@ -62,7 +61,6 @@ def build_pipeline(
     graph = _graph(
         source,
         device,
-        size,
         statistics,
         batch_size=batch_size,
         num_threads=threads,
@@ -74,7 +72,7 @@ def build_pipeline(
 
 
 @pipeline_def(enable_conditionals=True)
-def _graph(source: Any, device: str, size: Sequence[int], statistics: str) -> Any:
+def _graph(source: Any, device: str, statistics: str) -> Any:
     inputs = fn.external_source(
         source,
         num_outputs=len(INPUTS),
@@ -83,7 +81,7 @@ def _graph(source: Any, device: str, size: Sequence[int], statistics: str) -> An
         ndim=[rank for _, _, rank, _ in INPUTS],
         layout=[layout for _, _, _, layout in INPUTS],
     )
-    voxels, roi_start, roi_end, output, depth_axis, window, gamma, bias, noise, status = inputs
+    voxels, roi_start, roi_end, output, size, depth_axis, window, gamma, bias, noise, status = inputs
     if device == "gpu":
         voxels, window, gamma, bias = voxels.gpu(), window.gpu(), gamma.gpu(), bias.gpu()
     resized = fn.resize(
@@ -96,7 +94,7 @@ def _graph(source: Any, device: str, size: Sequence[int], statistics: str) -> An
         dtype=dali.FLOAT,
     )
     volume = _depth_first(resized, depth_axis)
-    field = fn.resize(bias, size=list(size), interp_type=dali.INTERP_LINEAR, antialias=False, dtype=dali.FLOAT)
+    field = fn.resize(bias, size=size, interp_type=dali.INTERP_LINEAR, antialias=False, dtype=dali.FLOAT)
     low, gain = window[0], window[1]
     scaled = dmath.clamp((volume - low) * gain, 0.0, 1.0)  # background is below the window and stays 0
     shaded = dmath.pow(scaled, gamma) * dmath.exp(field)

@@ -87,6 +87,7 @@ def graph_inputs(
         begin,
         end,
         np.array(params.output, dtype=np.float32),
+        np.array(params.size, dtype=np.float32),
         np.array(params.depth_axis, dtype=np.int32),
         np.array([window[0], intensity_gain(window)], dtype=np.float32),
         np.array(params.gamma, dtype=np.float32),

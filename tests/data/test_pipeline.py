@@ -28,7 +28,6 @@ def run_dali(
     *,
     statistics: str = "foreground",
     window: tuple[float, float] = WINDOW,
-    size: tuple[int, int, int] = SIZE,
     device: str = "cpu",
     batch_size: int | None = None,
 ) -> list[Augmented]:
@@ -37,7 +36,6 @@ def run_dali(
         lambda info: inputs[info.idx_in_epoch],
         device=device,
         device_id=0,
-        size=size,
         statistics=statistics,
         batch_size=batch_size or len(cases),
     )
@@ -65,6 +63,17 @@ def random_cases() -> list[Case]:
         (voxels.astype(np.int16), draw_params(voxels.shape, SIZE, AugmentConfig(), seed=2, position=position))
         for position, voxels in enumerate(volumes)
     ]
+
+
+def test_one_graph_gives_every_size() -> None:
+    (voxels, _), sizes = random_cases()[0], [(8, 8, 8), (16, 8, 12), (9, 16, 12)]
+    for position in range(6):
+        drawn = [draw_params(voxels.shape, size, AugmentConfig(), seed=3, position=position) for size in sizes]
+        cases = [(voxels, params) for params in drawn]
+        for augmented, params, size in zip(run_dali(cases), drawn, sizes, strict=True):
+            assert params.size == augmented.x_DHW.shape == size
+            twin = augment_volume(voxels, params, WINDOW, size)
+            assert (augmented.x_DHW - twin.x_DHW).abs().max() < TOLERANCE
 
 
 @pytest.mark.parametrize("statistics", ["foreground", "volume"])
@@ -119,7 +128,7 @@ def test_a_flip_hits_anatomical_left_right_in_every_orientation(depth_axis: int)
     draws = (draw_params(shape, size, geometry, seed=0, position=position) for position in range(100))
     params = next(params for params in draws if params.depth_axis == depth_axis)
     pair = [(voxels, params), (voxels, dataclasses.replace(params, flip_x=True))]
-    plain, flipped = run_volumes(pair, window=(1, 24), size=size)
+    plain, flipped = run_volumes(pair, window=(1, 24))
     x_axis = {0: 2, 1: 2, 2: 0}[depth_axis]
     others = [axis for axis in range(3) if axis != x_axis]
     assert (np.diff(plain.mean(axis=tuple(others))) > 0).all()
@@ -167,7 +176,7 @@ def test_intensities_match_a_float64_reference(statistics: str) -> None:
     shape = (16, 16, 16)
     voxels = (rng.integers(1, 1000, shape) * (rng.random(shape) < 0.5)).astype(np.int16)
     params = centre_params(shape, shape)  # the same grid: the resize changes nothing
-    (x,) = run_volumes([(voxels, params)], statistics=statistics, size=shape)
+    (x,) = run_volumes([(voxels, params)], statistics=statistics)
     assert np.abs(x - reference_z_score(voxels, WINDOW, statistics)).max() < 1e-4
     background = x[voxels == 0]
     assert np.ptp(background) == 0
@@ -177,7 +186,7 @@ def test_intensities_match_a_float64_reference(statistics: str) -> None:
 def test_large_volumes_lose_no_precision() -> None:
     shape = (96, 96, 96)
     voxels = np.random.default_rng(1).integers(1, 1000, shape).astype(np.int16)
-    (x,) = run_volumes([(voxels, centre_params(shape, shape))], size=shape)
+    (x,) = run_volumes([(voxels, centre_params(shape, shape))])
     assert np.abs(x - reference_z_score(voxels, WINDOW, "foreground")).max() < 1e-4
 
 
@@ -188,7 +197,7 @@ def test_gamma_and_bias_change_intensities_and_keep_the_background() -> None:
     plain = centre_params(shape, shape)
     bias = rng.normal(0, 0.3, (4, 4, 4)).astype(np.float32)
     changed = [dataclasses.replace(plain, gamma=1.3), dataclasses.replace(plain, bias=bias)]
-    x, gamma, biased = run_volumes([(voxels, plain), *[(voxels, params) for params in changed]], size=shape)
+    x, gamma, biased = run_volumes([(voxels, plain), *[(voxels, params) for params in changed]])
     scaled = np.clip((voxels.astype(np.float64) - WINDOW[0]) / (WINDOW[1] - WINDOW[0]), 0, 1) ** 1.3
     inside = scaled[voxels > 0]
     assert np.abs(gamma - (scaled - inside.mean()) / inside.std()).max() < 1e-4
