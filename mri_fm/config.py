@@ -93,7 +93,7 @@ class AugmentConfig:
 class DataConfig:
     """Where samples come from and what is done to them."""
 
-    corpus: str = MISSING  # a folder written by preprocessing.build_shards
+    corpus: str = MISSING  # a folder written by preprocessing.build_shards, or s3://bucket/prefix of a copy of it
     size: list[int] = field(default_factory=lambda: [32, 64, 64])  # voxels along depth, height, width
     device: str = "auto"  # where DALI works: auto (gpu where there is one), cpu, gpu
     threads: int = 1  # DALI threads of one rank

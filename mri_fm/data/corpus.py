@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
-import xxhash
 
 from mri_fm.data import schema
+from mri_fm.data.storage import Storage, open_storage
 from mri_fm.errors import UserError
 
 _REBUILD = "build it again with python -m preprocessing.build_shards"
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Sample:
         spacing: mm along z, y, x.
         p01, p99: percentiles over the foreground, stored units.
         crop_p01, crop_p99: percentiles over the whole crop, stored units.
-        shard: the tar file.
+        shard: path of the tar file in the corpus' storage.
         offset, size: byte range of the int16 payload in it.
         checksum: XXH3-64 of the payload, 16 hex digits.
         row: index in the manifest.
@@ -47,7 +48,7 @@ class Sample:
     p99: float
     crop_p01: float
     crop_p99: float
-    shard: Path
+    shard: PurePath
     offset: int
     size: int
     checksum: str
@@ -55,33 +56,44 @@ class Sample:
 
 
 class Corpus:
-    """A folder written by `preprocessing.build_shards`; make one with `Corpus.open`."""
+    """What `preprocessing.build_shards` wrote, in a folder or copied to S3; make one with `Corpus.open`."""
 
-    def __init__(self, root: Path, info: dict[str, Any], table: Any) -> None:
+    def __init__(self, storage: Storage, info: dict[str, Any], table: Any) -> None:
         """`info` is corpus.json, `table` the manifest as a `pyarrow.Table`."""
-        self.root, self.info, self.table = root, info, table
-        self.samples = _samples(root, table)
+        self.storage, self.info, self.table = storage, info, table
+        self.samples = _samples(storage.root, table)
+
+    @property
+    def root(self) -> str:
+        """The address it was opened at, for messages."""
+        return self.storage.address
 
     @classmethod
-    def open(cls, root: Path, verify: str = "full") -> Corpus:
+    def open(cls, address: str | Path, verify: str = "full") -> Corpus:
         """Open a corpus and check it.
 
         Args:
-            root: the corpus folder.
+            address: its folder, or s3://bucket/prefix.
             verify: "full" reads the manifest and every shard and compares checksums; "size" only compares each shard's
                 size with the byte ranges in the manifest.
 
         Raises:
-            UserError: no corpus there, another format version, or a file that is missing, truncated or changed.
+            UserError: no corpus there, storage that cannot be reached, another format version, or a file that is missing,
+                truncated or changed.
         """
-        info = _read_info(root)
+        with closing(open_storage(address)) as storage:
+            return cls._open(storage, verify)
+
+    @classmethod
+    def _open(cls, storage: Storage, verify: str) -> Corpus:
+        info = _read_info(storage)
         if verify == "full":
-            _verify_checksum(root, schema.MANIFEST_FILE, info["checksums"])
-        corpus = cls(root, info, _read_manifest(root))
-        for shard, end in corpus._shard_ends().items():
-            _verify_size(shard, end)
+            _verify_checksum(storage, schema.MANIFEST_FILE, info["checksums"])
+        corpus = cls(storage, info, _read_manifest(storage))
+        for name, end in corpus._shard_ends().items():
+            _verify_size(storage, f"{schema.SHARD_DIR}/{name}", end)
             if verify == "full":
-                _verify_checksum(root, f"{schema.SHARD_DIR}/{shard.name}", info["checksums"])
+                _verify_checksum(storage, f"{schema.SHARD_DIR}/{name}", info["checksums"])
         return corpus
 
     def select(self, split: str | None = None, contrasts: Sequence[str] = ()) -> list[Sample]:
@@ -105,11 +117,11 @@ class Corpus:
             )
         return chosen
 
-    def _shard_ends(self) -> dict[Path, int]:
+    def _shard_ends(self) -> dict[str, int]:
         """The byte after the last payload of each shard."""
-        ends: dict[Path, int] = {}
+        ends: dict[str, int] = {}
         for sample in self.samples:
-            ends[sample.shard] = max(ends.get(sample.shard, 0), sample.offset + sample.size)
+            ends[sample.shard.name] = max(ends.get(sample.shard.name, 0), sample.offset + sample.size)
         return ends
 
 
@@ -117,12 +129,29 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "nothing"
 
 
-def _read_info(root: Path) -> dict[str, Any]:
-    path = root / schema.CORPUS_FILE
-    if not path.is_file():
-        raise UserError(f"no corpus at {root} ({schema.CORPUS_FILE} is missing): give data.corpus=FOLDER, or {_REBUILD}")
+@contextmanager
+def _reading(storage: Storage, name: str, missing: str = f"restore it, or {_REBUILD}") -> Iterator[None]:
+    """One line for a file that is missing or cannot be read."""
     try:
-        info = json.loads(path.read_text())
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{storage.address}/{name} is missing{_detail(error)}: {missing}") from error
+    except OSError as error:
+        raise UserError(f"{storage.address}/{name} cannot be read{_detail(error)}: mend that and start again") from error
+
+
+def _detail(error: OSError) -> str:
+    """What S3 or the system adds to the plain fact, in brackets."""
+    words = str(error) if error.errno is None else error.strerror
+    return "" if error.errno is not None and isinstance(error, FileNotFoundError) else f" ({words})"
+
+
+def _read_info(storage: Storage) -> dict[str, Any]:
+    path = f"{storage.address}/{schema.CORPUS_FILE}"
+    with _reading(storage, schema.CORPUS_FILE, missing=f"give data.corpus=FOLDER or s3://bucket/prefix, or {_REBUILD}"):
+        content = storage.read_all(storage.root / schema.CORPUS_FILE)
+    try:
+        info = json.loads(content)
         version = info["format_version"]
         dict(info["checksums"])
     except (ValueError, KeyError, TypeError) as error:
@@ -132,12 +161,12 @@ def _read_info(root: Path) -> dict[str, Any]:
     return dict(info)
 
 
-def _read_manifest(root: Path) -> Any:
-    path = root / schema.MANIFEST_FILE
-    if not path.is_file():
-        raise UserError(f"{path} is missing: {_REBUILD}")
+def _read_manifest(storage: Storage) -> Any:
+    path = f"{storage.address}/{schema.MANIFEST_FILE}"
+    with _reading(storage, schema.MANIFEST_FILE):
+        content = storage.read_all(storage.root / schema.MANIFEST_FILE)
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(pa.BufferReader(content))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]}): {_REBUILD}") from error
     absent = [name for name in schema.MANIFEST.names if name not in table.column_names]
@@ -146,7 +175,7 @@ def _read_manifest(root: Path) -> Any:
     return table
 
 
-def _samples(root: Path, table: Any) -> list[Sample]:
+def _samples(root: PurePath, table: Any) -> list[Sample]:
     names = [name for name in Sample.__dataclass_fields__ if name != "row"]
     rows = table.select(names).to_pylist()
     for number, row in enumerate(rows):
@@ -159,23 +188,21 @@ def _samples(root: Path, table: Any) -> list[Sample]:
     return [Sample(**row) for row in rows]
 
 
-def _verify_size(shard: Path, end: int) -> None:
-    if not shard.is_file():
-        raise UserError(f"shard {shard} is missing: restore it, or {_REBUILD}")
-    size = shard.stat().st_size
+def _verify_size(storage: Storage, name: str, end: int) -> None:
+    with _reading(storage, name):
+        size = storage.size(storage.root / name)
     if size < end:
-        raise UserError(f"shard {shard} is truncated ({size} bytes, the manifest needs {end}): restore it, or {_REBUILD}")
+        raise UserError(
+            f"{storage.address}/{name} is truncated ({size} bytes, the manifest needs {end}): restore it, or {_REBUILD}"
+        )
 
 
-def _verify_checksum(root: Path, name: str, checksums: dict[str, str]) -> None:
-    path = root / name
+def _verify_checksum(storage: Storage, name: str, checksums: dict[str, str]) -> None:
     if name not in checksums:
-        raise UserError(f"{root / schema.CORPUS_FILE} has no checksum for {name}: {_REBUILD}")
-    if not path.is_file():
-        raise UserError(f"{path} is missing: restore it, or {_REBUILD}")
-    digest = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    if digest.hexdigest() != checksums[name]:
-        raise UserError(f"{path} was changed since the corpus was built (checksum differs): restore it, or {_REBUILD}")
+        raise UserError(f"{storage.address}/{schema.CORPUS_FILE} has no checksum for {name}: {_REBUILD}")
+    with _reading(storage, name):
+        digest = storage.checksum(storage.root / name)
+    if digest != checksums[name]:
+        raise UserError(
+            f"{storage.address}/{name} was changed since the corpus was built (checksum differs): restore it, or {_REBUILD}"
+        )

@@ -11,7 +11,6 @@ import json
 import zlib
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
 
 import torch
 
@@ -27,7 +26,7 @@ def inspect_lines(config: Config, *, world: int, start: int, steps: int) -> Gene
     Raises:
         UserError: a corpus that cannot be used, or a batch that does not divide by `world`.
     """
-    corpus = Corpus.open(Path(config.data.corpus), config.data.verify)
+    corpus = Corpus.open(config.data.corpus, config.data.verify)
     samples = corpus.select("train", config.data.contrasts)
     loaders = [_rank_loader(corpus, samples, config, rank, world, start) for rank in range(world)]
     try:
@@ -43,7 +42,7 @@ def inspect_lines(config: Config, *, world: int, start: int, steps: int) -> Gene
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m mri_fm.data.inspect", description="Print the stream of training samples.")
-    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--corpus", required=True, help="folder or s3://bucket/prefix")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--world", type=int, default=1, help="ranks to simulate")
     parser.add_argument("--start", type=int, default=0, help="optimizer steps already taken")
@@ -55,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"--{name} {getattr(arguments, name)} must be at least {least}")
     torch.set_num_threads(1)
     config = load_config("mae", [*arguments.words, "data.corpus=unset", "run.dir=unset"])
-    config.data.corpus, config.data.device, config.seed = str(arguments.corpus), "cpu", arguments.seed
+    config.data.corpus, config.data.device, config.seed = arguments.corpus, "cpu", arguments.seed
     with closing(inspect_lines(config, world=arguments.world, start=arguments.start, steps=arguments.steps)) as lines:
         for line in lines:
             print(line, flush=True)

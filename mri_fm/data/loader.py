@@ -23,6 +23,7 @@ from mri_fm.data.mixture import is_mixed, resolve_mixture
 from mri_fm.data.pipeline import build_pipeline
 from mri_fm.data.plan import EvaluationPlan, Plan, TrainPlan
 from mri_fm.data.positions import check_batch
+from mri_fm.data.reader import ShardReader
 from mri_fm.data.sampler import Sampler
 from mri_fm.data.source import SampleSource, Status
 from mri_fm.errors import UserError
@@ -111,7 +112,13 @@ class TrainLoader:
         sampler = resolve_mixture(samples, config, corpus.root).sampler(seed) if mixed else Sampler.uniform(len(samples), seed)
         self._plan = TrainPlan(sampler, config.size, config.augment, seed, global_batch, accumulation, rank, world, start_step)
         self._batches = _PipelineBatches(
-            samples, self._plan, config, batch_size=self._plan.batch_size, device=device, prefetch=prefetch
+            samples,
+            self._plan,
+            config,
+            reader=ShardReader(corpus.storage),
+            batch_size=self._plan.batch_size,
+            device=device,
+            prefetch=prefetch,
         )
         self._budget, self._root = config.skip_budget, corpus.root
         self._micro_batch = global_batch // accumulation
@@ -156,7 +163,8 @@ def evaluation_batches(
         UserError: a sample cannot be read (an evaluation replaces nothing), or a GPU is asked for where there is none.
     """
     plan = EvaluationPlan(len(samples), config.size)
-    batches = _PipelineBatches(samples, plan, config, batch_size=batch_size, device=device, prefetch=1)
+    reader = ShardReader(corpus.storage)
+    batches = _PipelineBatches(samples, plan, config, reader=reader, batch_size=batch_size, device=device, prefetch=1)
     try:
         for first in range(0, len(samples), batch_size):
             yield batches.next(group_position=first, count=min(batch_size, len(samples) - first))
@@ -173,12 +181,13 @@ class _PipelineBatches:
         plan: Plan,
         config: DataConfig,
         *,
+        reader: ShardReader,
         batch_size: int,
         device: torch.device,
         prefetch: int,
     ) -> None:
         self._samples, self._plan, self._device = samples, plan, device
-        self._source = SampleSource(samples, plan, config.statistics)
+        self._source = SampleSource(samples, plan, config.statistics, reader)
         self._pipeline = build_pipeline(
             self._source,
             device=_dali_device(config.device, device),

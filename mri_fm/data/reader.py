@@ -1,21 +1,20 @@
-"""One volume from its shard with one `pread`, checked against the manifest.
+"""One volume from its shard with one range read, checked against the manifest.
 
 Axes: z, y, x voxels.
 """
 
 from __future__ import annotations
 
-import os
-from collections import OrderedDict
 from enum import IntEnum
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import xxhash
 
 from mri_fm.data.corpus import Sample
+from mri_fm.data.retry import STORED, retried
+from mri_fm.data.storage import TRANSIENT, LocalStorage, Storage
 
-_OPEN_SHARDS = 64
 _PAYLOAD = np.dtype("<i2")
 
 
@@ -27,6 +26,7 @@ class Fault(IntEnum):
     SHORT_READ = 2
     CHECKSUM = 3
     SHAPE = 4
+    UNREACHABLE = 5
 
     def describe(self) -> str:
         """Words for a log line or an error."""
@@ -39,6 +39,7 @@ _REASONS = {
     Fault.SHORT_READ: "the shard ends before the payload does",
     Fault.CHECKSUM: "the payload's checksum differs from the manifest's",
     Fault.SHAPE: "the payload's size does not fit the shape in the manifest",
+    Fault.UNREACHABLE: "the storage did not answer in time, however often it was asked",
 }
 
 
@@ -51,40 +52,37 @@ class BadSampleError(Exception):
 
 
 class ShardReader:
-    """Reads payloads by (shard, offset, size), with one file descriptor per shard and process."""
+    """Reads payloads by (shard, offset, size) from wherever the shards lie."""
 
-    def __init__(self) -> None:
-        self._files: OrderedDict[tuple[int, Path], int] = OrderedDict()
+    def __init__(self, storage: Storage | None = None) -> None:
+        """`storage` holds the shards; by default they are local files."""
+        self._storage = storage or LocalStorage()
 
     def read(self, sample: Sample) -> np.ndarray:
         """The voxels of a sample, int16 (z, y, x), read-only.
 
         Raises:
-            BadSampleError: short read, checksum or shape mismatch, or an operating system error.
+            BadSampleError: short read, checksum or shape mismatch, or a storage that fails.
         """
         try:
-            payload = os.pread(self._descriptor(sample.shard), sample.size, sample.offset)
+            payload = retried(partial(self._payload, sample), (BadSampleError,), STORED)
+        except TRANSIENT as error:
+            raise BadSampleError(Fault.UNREACHABLE) from error
         except OSError as error:
             raise BadSampleError(Fault.UNREADABLE) from error
-        if len(payload) != sample.size:
-            raise BadSampleError(Fault.SHORT_READ)
-        if xxhash.xxh3_64_hexdigest(payload) != sample.checksum:
-            raise BadSampleError(Fault.CHECKSUM)
         if sample.size != _PAYLOAD.itemsize * int(np.prod(sample.shape)):
             raise BadSampleError(Fault.SHAPE)
         return np.frombuffer(payload, dtype=_PAYLOAD).reshape(sample.shape)
 
     def close(self) -> None:
         """Close every open shard."""
-        while self._files:
-            os.close(self._files.popitem()[1])
+        self._storage.close()
 
-    def _descriptor(self, shard: Path) -> int:
-        """An open descriptor; a forked child opens its own rather than share its parent's."""
-        name = (os.getpid(), shard)
-        if name not in self._files:
-            self._files[name] = os.open(shard, os.O_RDONLY | os.O_CLOEXEC)
-            if len(self._files) > _OPEN_SHARDS:
-                os.close(self._files.popitem(last=False)[1])
-        self._files.move_to_end(name)
-        return self._files[name]
+    def _payload(self, sample: Sample) -> bytes:
+        """The bytes of a sample as they are stored, checked."""
+        payload = self._storage.read(sample.shard, sample.offset, sample.size)
+        if len(payload) != sample.size:
+            raise BadSampleError(Fault.SHORT_READ)
+        if xxhash.xxh3_64_hexdigest(payload) != sample.checksum:
+            raise BadSampleError(Fault.CHECKSUM)
+        return payload

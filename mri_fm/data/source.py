@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from mri_fm.data.corpus import Sample
 from mri_fm.data.params import BIAS_POINTS, SampleParams, intensity_gain
 from mri_fm.data.plan import MAX_TRIES, Plan
 from mri_fm.data.reader import BadSampleError, Fault, ShardReader
-from mri_fm.data.retry import STORED, retried
 
 
 @dataclass(frozen=True)
@@ -43,10 +41,9 @@ class Status:
 class SampleSource:
     """The callable that DALI calls once per sample."""
 
-    def __init__(self, samples: Sequence[Sample], plan: Plan, statistics: str) -> None:
+    def __init__(self, samples: Sequence[Sample], plan: Plan, statistics: str, reader: ShardReader) -> None:
         """`statistics` chooses the percentiles: of the "foreground" or of the whole "volume"."""
-        self.samples, self.plan, self.statistics = samples, plan, statistics
-        self.reader = ShardReader()
+        self.samples, self.plan, self.statistics, self.reader = samples, plan, statistics, reader
 
     def __call__(self, info: Any) -> tuple[np.ndarray, ...]:
         """Arguments of the graph for `nvidia.dali.types.SampleInfo`, in the order of `pipeline.INPUTS`."""
@@ -65,8 +62,7 @@ class SampleSource:
         for tries in range(self.plan.tries):
             index = self.plan.candidate(position, tries)
             try:
-                read = partial(self.reader.read, self.samples[index])
-                return retried(read, (BadSampleError,), STORED), Status(position, index, tuple(faults))
+                return self.reader.read(self.samples[index]), Status(position, index, tuple(faults))
             except BadSampleError as error:
                 faults.append(error.fault)
         return np.zeros(self.samples[0].shape, dtype=np.int16), Status(position, -1, tuple(faults))

@@ -84,13 +84,12 @@ def run_training(config: Config, sharding: dict[str, Any], environment: Environm
 
 def open_corpus(config: DataConfig, environment: Environment) -> Corpus:
     """The corpus, whose shards rank 0 alone reads through."""
-    root = Path(config.corpus)
 
     def verify() -> None:
-        Corpus.open(root, verify=config.verify)
+        Corpus.open(config.corpus, verify=config.verify)
 
     on_rank_0(environment, verify)
-    return Corpus.open(root, verify="size")
+    return Corpus.open(config.corpus, verify="size")
 
 
 def settle_token_budget(config: Config, corpus: Corpus, environment: Environment) -> None:

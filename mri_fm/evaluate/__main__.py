@@ -19,7 +19,7 @@ def parse(words: Sequence[str] | None = None) -> Request:
     """
     parser = argparse.ArgumentParser(prog="python -m mri_fm.evaluate", description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="run folder of train.py")
-    parser.add_argument("--corpus", type=Path, required=True, help="corpus folder of preprocessing.build_shards")
+    parser.add_argument("--corpus", required=True, help="corpus of preprocessing.build_shards: folder or s3://bucket/prefix")
     parser.add_argument("--label", required=True, help="manifest column with the classes; rows without a value are left out")
     parser.add_argument("--out", type=Path, required=True, help=f"folder for {RESULT_FILE} and {REPORT_FILE}")
     parser.add_argument("--unit", default="subject", help="manifest column kept on one side of a split (default: %(default)s)")

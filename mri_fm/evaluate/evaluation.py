@@ -17,6 +17,7 @@ import torch
 from mri_fm.config import Config
 from mri_fm.data.corpus import Corpus, Sample
 from mri_fm.data.loader import evaluation_batches
+from mri_fm.data.storage import same_place
 from mri_fm.engine.weights import load_objective
 from mri_fm.errors import UserError
 from mri_fm.evaluate.compare import RANDOM, TRAINED, compare
@@ -34,7 +35,7 @@ class Request:
     """What to evaluate; the command's arguments."""
 
     run: Path
-    corpus: Path
+    corpus: str  # folder or s3://bucket/prefix
     label: str
     out: Path
     unit: str = "subject"
@@ -57,8 +58,6 @@ def evaluate(request: Request, say: Callable[[str], None] = lambda line: None) -
     """
     if not request.run.is_dir():
         raise UserError(f"--run {request.run}: no such folder; give the run.dir of a training run")
-    if not request.corpus.is_dir():
-        raise UserError(f"--corpus {request.corpus}: no such folder; build one with python -m preprocessing.build_shards")
     if request.out.exists() and not request.out.is_dir():
         raise UserError(f"--out {request.out} is a file; give a folder")
     corpus = Corpus.open(request.corpus, "full")
@@ -71,7 +70,7 @@ def evaluate(request: Request, say: Callable[[str], None] = lambda line: None) -
     say(f"embedding {len(samples)} volumes with the {name} of step {loaded.step}")
     keys = [sample.key for sample in samples]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data = dataclasses.replace(loaded.config.data, corpus=str(request.corpus))
+    data = dataclasses.replace(loaded.config.data, corpus=request.corpus)
     batches = evaluation_batches(corpus, samples, data, batch_size=request.batch_size, device=device)
     embedded = embed(encoders, batches, keys, device)
     say(f"fitting probes on {request.folds} folds")
@@ -108,7 +107,7 @@ def untrained(config: Config) -> Objective:
 
 def _facts(request: Request, task: Task, config: Config, samples: list[Sample]) -> dict[str, Any]:
     """What was evaluated and how, for result.json."""
-    same_corpus = Path(config.data.corpus).resolve() == request.corpus.resolve()
+    same_corpus = same_place(config.data.corpus, request.corpus)
     trained_on = [s for s in samples if s.split == "train" and s.contrast in (config.data.contrasts or [s.contrast])]
     return {
         "label": task.label,

@@ -24,7 +24,7 @@ def config(**changes) -> DataConfig:
     return DataConfig(corpus="unused", **({"size": SIZE} | changes))
 
 
-def loader(root: Path, data: DataConfig | None = None, **changes) -> TrainLoader:
+def loader(root: Path | str, data: DataConfig | None = None, **changes) -> TrainLoader:
     corpus = Corpus.open(root)
     layout = {"seed": 1, "global_batch": 4, "accumulation": 1, "rank": 0, "world": 1} | changes
     return TrainLoader(corpus, corpus.select("train"), data or config(), device=CPU, **layout)

@@ -71,7 +71,7 @@ def test_the_table_is_printed(
     ("change", "message"),
     [
         ({"run": Path("nowhere")}, "--run nowhere: no such folder"),
-        ({"corpus": Path("nowhere")}, "--corpus nowhere: no such folder"),
+        ({"corpus": "nowhere"}, "nowhere/corpus.json is missing"),
         ({"out": Path(__file__)}, "test_command.py is a file"),
         ({"label": "atropy"}, "did you mean 'atrophy'"),
         ({"label": "site"}, "all 24 labelled volumes are 'one'"),
@@ -83,7 +83,14 @@ def test_the_table_is_printed(
 def test_bad_requests_end_in_one_line(
     change: dict[str, object], message: str, jepa_run: Path, labelled_corpus: Path, tmp_path: Path
 ) -> None:
-    fields = {"run": jepa_run, "corpus": labelled_corpus, "label": "atrophy", "out": tmp_path, "unit": "rendering", "folds": 3}
+    fields = {
+        "run": jepa_run,
+        "corpus": str(labelled_corpus),
+        "label": "atrophy",
+        "out": tmp_path,
+        "unit": "rendering",
+        "folds": 3,
+    }
     with pytest.raises(UserError, match=message) as caught:
         evaluate(Request(**(fields | change)))  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
@@ -92,7 +99,7 @@ def test_bad_requests_end_in_one_line(
 
 def test_an_encoder_that_gives_no_numbers_is_refused(diverged_run: Path, labelled_corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"embedding of volume v\d+ is not finite"):
-        evaluate(Request(diverged_run, labelled_corpus, "atrophy", tmp_path, unit="rendering", folds=3))
+        evaluate(Request(diverged_run, str(labelled_corpus), "atrophy", tmp_path, unit="rendering", folds=3))
 
 
 @pytest.mark.parametrize("words", [["--folds", "1"], ["--batch-size", "0"]])
