@@ -27,7 +27,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mri_fm.masking import Blocks, count_hidden, multiblock_mask, random_mask, tube_mask
+from mri_fm.masking import Blocks, MaskDraw, count_hidden, multiblock_mask, tube_mask, uniform_mask
 
 Size3 = tuple[int, int, int]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -56,20 +56,18 @@ def forms(grid: Size3, batch: int, ratio: float) -> dict[str, Callable[[], objec
     hidden = count_hidden(num_tokens, ratio)
     positions_B = torch.arange(batch, device=DEVICE)
     foreground_BN = torch.rand(batch, num_tokens, device=DEVICE) < 0.45
-    common = {"seed": 0, "positions_B": positions_B}
+    draw, background_last = MaskDraw(0, positions_B), MaskDraw(0, positions_B, foreground_BN=foreground_BN)
     return {
         "loop over tokens, a mask per sample": lambda: [one_by_one(grid, hidden) for _ in range(batch)],
         "loop over tokens, one mask per batch": lambda: one_by_one(grid, hidden),
         "loop over distinct tokens without torch, a mask per sample": lambda: [
             distinct_one_by_one(num_tokens, hidden) for _ in range(batch)
         ],
-        "random": lambda: random_mask(num_tokens, ratio, **common),
-        "tube": lambda: tube_mask(grid, ratio, **common),
-        "multiblock, 8 blocks": lambda: multiblock_mask(grid, ratio, blocks=Blocks(), **common),
-        "random, background last": lambda: random_mask(num_tokens, ratio, foreground_BN=foreground_BN, **common),
-        "multiblock, background last": lambda: multiblock_mask(
-            grid, ratio, blocks=Blocks(), foreground_BN=foreground_BN, **common
-        ),
+        "random": lambda: uniform_mask(grid, ratio, draw),
+        "tube": lambda: tube_mask(grid, ratio, draw),
+        "multiblock, 8 blocks": lambda: multiblock_mask(grid, ratio, draw, Blocks()),
+        "random, background last": lambda: uniform_mask(grid, ratio, background_last),
+        "multiblock, background last": lambda: multiblock_mask(grid, ratio, background_last, Blocks()),
     }
 
 

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from mri_fm.config import HeadConfig, ModelConfig
+from mri_fm.inputs import Inputs
 from mri_fm.losses.spectral import spectral_loss
 from mri_fm.objectives.mae import MAE
 from mri_fm.objectives.mae_spectral import MAESpectral
@@ -158,20 +159,20 @@ def step_row(size: Size3, repeats: int, device: str) -> str:
     model = ModelConfig(width=384, depth=12, heads=6, decoder=HeadConfig(width=384, depth=8, heads=6))
     mae = MAE(MAE.Config(), model, size, seed=0).to(device)
     spectral = MAESpectral(MAESpectral.Config(), model, size, seed=0).to(device)
-    x, positions = volumes(1, size, device)[1], POSITIONS.to(device)
+    inputs = Inputs(volumes(1, size, device)[1], POSITIONS.to(device), 0)
     with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"), torch.no_grad():
-        pred_BMP, hidden_BM = spectral.predict(x, positions, 0)
+        pred_BMP, hidden_BM = spectral.predict(inputs)
     leaf_BMP = pred_BMP.float().requires_grad_()
     spectral.predict = lambda *_: (leaf_BMP, hidden_BM)  # type: ignore[method-assign]
 
     def step() -> None:
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss, _ = mae(x, positions, 0, {})
+            loss, _ = mae(inputs, {})
         loss.backward()
         mae.zero_grad()
 
     def losses(objective: MAE) -> None:
-        loss, _ = objective(x, positions, 0, {"spectral_weight": 0.01})
+        loss, _ = objective(inputs, {"spectral_weight": 0.01})
         torch.autograd.grad(loss, leaf_BMP)
 
     mae_losses = MAE(MAE.Config(), model, size, seed=0)

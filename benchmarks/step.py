@@ -55,7 +55,7 @@ def first_batch(config: Config) -> Batch:
 def step(objective: Objective, batch: Batch) -> None:
     """Forward and backward of one volume."""
     objective.zero_grad(set_to_none=True)
-    objective(batch.x_BCZYX, batch.positions_B, 0, SCHEDULE, batch.foreground_BCZYX)[0].backward()
+    objective(batch, SCHEDULE)[0].backward()
 
 
 def cost(objective: Objective, batch: Batch) -> float:

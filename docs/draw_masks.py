@@ -5,6 +5,7 @@ python docs/draw_masks.py
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mri_fm.masking import Blocks, multiblock_mask, random_mask, tube_mask
+from mri_fm.masking import Blocks, MaskDraw, multiblock_mask, tube_mask, uniform_mask
 from mri_fm.models.patches import patch_grid, patchify
 
 matplotlib.use("Agg")
@@ -41,16 +42,15 @@ def hidden_masks(x_ZYX: Tensor) -> dict[str, Tensor]:
     """Hidden voxels of each kind of mask, bool like x."""
     grid = patch_grid(tuple(x_ZYX.shape), PATCH)
     foreground_1N = patchify(x_ZYX[None, None] > 0, PATCH).any(dim=2)
-    common = {"seed": 1, "positions_B": torch.tensor([2])}
+    draw = MaskDraw(1, torch.tensor([2]))
+    foreground = replace(draw, foreground_BN=foreground_1N, foreground_visible=0.25)
     indices = {
-        "random": random_mask(foreground_1N.shape[1], RATIO, **common),
-        "tube": tube_mask(grid, RATIO, **common),
-        "multiblock": multiblock_mask(grid, RATIO, blocks=Blocks(), **common),
-        "multiblock, set 1": multiblock_mask(grid, RATIO, blocks=Blocks(), set_index=1, **common),
-        "multiblock, 30 %": multiblock_mask(grid, 0.3, blocks=Blocks(4, (0.05, 0.1)), **common),
-        "random, 50 %,\nforeground": random_mask(
-            foreground_1N.shape[1], 0.5, foreground_BN=foreground_1N, foreground_visible=0.25, **common
-        ),
+        "random": uniform_mask(grid, RATIO, draw),
+        "tube": tube_mask(grid, RATIO, draw),
+        "multiblock": multiblock_mask(grid, RATIO, draw, Blocks()),
+        "multiblock, set 1": multiblock_mask(grid, RATIO, replace(draw, set_index=1), Blocks()),
+        "multiblock, 30 %": multiblock_mask(grid, 0.3, draw, Blocks(4, (0.05, 0.1))),
+        "random, 50 %,\nforeground": uniform_mask(grid, 0.5, foreground),
     }
     return {name: as_voxels(hidden_1M, x_ZYX) for name, (_, hidden_1M) in indices.items()}
 

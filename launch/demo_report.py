@@ -138,7 +138,7 @@ def _reconstruct(out: Path, run: str) -> tuple[np.ndarray, np.ndarray, np.ndarra
     corpus = Corpus.open(out / "corpus", verify="size")
     sample = corpus.select("train")[:1]
     (batch,) = evaluation_batches(corpus, sample, loaded.config.data, batch_size=1, device=torch.device("cpu"))
-    mosaic_BCZYX, hidden_BCZYX = loaded.objective.reconstruct(batch.x_BCZYX, batch.positions_B, 0, batch.foreground_BCZYX)
+    mosaic_BCZYX, hidden_BCZYX = loaded.objective.reconstruct(batch)
     truth, mosaic, hidden = (t[0, 0].numpy() for t in (batch.x_BCZYX, mosaic_BCZYX, hidden_BCZYX))
     return truth, mosaic, hidden
 

@@ -57,6 +57,64 @@ class Blocks:
                 raise ValueError(f"{name}={[low, high]} of the blocks is not a range within 0 < low <= high <= {largest}")
 
 
+@dataclass(frozen=True, eq=False)
+class MaskDraw:
+    """What decides about a mask besides its kind, grid and ratio.
+
+    Attributes:
+        seed: the run's seed.
+        positions_B: int64 (B,), global sample positions. A row depends on its position alone, not on the batch around it.
+        shared: one mask for the whole batch, drawn from `group_position` alone.
+        group_position: first position of the global micro-step, equal on all ranks.
+        set_index: which of several independent masks of a sample, from 0; the same whatever their number.
+        kept_BK: int64, the result of `keep_tokens`; ratios then count them alone, and masks index into them. None keeps all.
+        foreground_BN: bool, over all tokens; background is hidden last, that is, only where M exceeds the foreground that may
+            be hidden.
+        foreground_visible: round-half-up(this · foreground tokens) stay visible as long as there is background to hide.
+    """
+
+    seed: int
+    positions_B: Tensor
+    shared: bool = False
+    group_position: int | None = None
+    set_index: int = 0
+    kept_BK: Tensor | None = None
+    foreground_BN: Tensor | None = None
+    foreground_visible: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check what can be known without the tensors' values.
+
+        Raises:
+            ValueError: `set_index` or `foreground_visible` out of range, `shared` without group_position or with a foreground.
+        """
+        if self.set_index < 0:
+            raise ValueError(f"sets are numbered from 0, not from {self.set_index}")
+        if not 0.0 <= self.foreground_visible <= 1.0:
+            raise ValueError(f"a visible share of the foreground of {self.foreground_visible} is not in [0, 1]")
+        if self.shared and self.group_position is None:
+            raise ValueError("a shared mask is drawn from group_position, which is missing")
+        if self.shared and self.foreground_BN is not None:
+            raise ValueError("a shared mask cannot follow the foreground, which differs from sample to sample")
+
+    def rows(self) -> Tensor:
+        """The positions that masks are drawn from, (R,)."""
+        if self.shared and self.group_position is not None:
+            return torch.full((1,), self.group_position, dtype=torch.int64, device=self.positions_B.device)
+        return self.positions_B
+
+    def bits(self, count: int) -> Tensor:
+        """64 random bits for each of `count` tokens, no two alike in a row; int64 (R, count)."""
+        first = count * self.set_index
+        return hash_bits(self.seed, Stream.MASK, self.rows(), first + count)[:, first:]
+
+    def kept_foreground(self) -> Tensor | None:
+        """`foreground_BN` at the kept tokens, (B, K)."""
+        if self.foreground_BN is None or self.kept_BK is None:
+            return self.foreground_BN
+        return self.foreground_BN.gather(1, self.kept_BK)
+
+
 def random_mask(
     num_tokens: int,
     ratio: float,
@@ -65,109 +123,69 @@ def random_mask(
     positions_B: Tensor,
     shared: bool = False,
     group_position: int | None = None,
-    set_index: int = 0,
-    foreground_BN: Tensor | None = None,
-    foreground_visible: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Uniformly random masks without replacement.
+    """Uniformly random masks without replacement: `uniform_mask` where nothing but these arguments matters.
 
     Args:
         num_tokens: N, at least 2.
-        ratio: share of hidden tokens in [0, 1]; round-half-up(ratio·N) are hidden, and at least one is hidden and one visible.
-        seed: the run's seed.
-        positions_B: int64 (B,), global sample positions. A row depends on its position alone, not on the batch around it.
-        shared: one mask for the whole batch, drawn from `group_position` alone.
-        group_position: first position of the global micro-step, equal on all ranks.
-        set_index: which of several independent masks of a sample, from 0; the same whatever their number.
-        foreground_BN: bool; background is hidden last, that is, only where M exceeds the foreground that may be hidden.
-        foreground_visible: round-half-up(this · foreground tokens) stay visible as long as there is background to hide.
+        ratio: as in `uniform_mask`.
+        seed, positions_B, shared, group_position: as in `MaskDraw`.
 
     Returns:
-        visible_BV, hidden_BM: int64 token indices, ascending, disjoint and complete, on the device of `positions_B`.
+        visible_BV, hidden_BM as `uniform_mask`.
 
     Raises:
-        ValueError: `num_tokens`, `ratio`, `set_index` or `foreground_visible` out of range, `shared` without `group_position`
-            or with a foreground.
+        ValueError: as `uniform_mask` and `MaskDraw`.
     """
-    hidden = count_hidden(num_tokens, ratio)
-    rows_R = _rows(positions_B, shared, group_position, set_index, foreground_BN, foreground_visible)
-    bits_RN = _token_bits(seed, rows_R, num_tokens, set_index)
-    if foreground_BN is None:
-        return _for_batch(_split(bits_RN, hidden), positions_B)
-    return _split_foreground(_rank(_top_bits(bits_RN)), hidden, foreground_BN, foreground_visible)
+    return uniform_mask((num_tokens,), ratio, MaskDraw(seed, positions_B, shared, group_position))
 
 
-def tube_mask(
-    grid: Sequence[int],
-    ratio: float,
-    *,
-    seed: int,
-    positions_B: Tensor,
-    shared: bool = False,
-    group_position: int | None = None,
-    set_index: int = 0,
-    foreground_BN: Tensor | None = None,
-    foreground_visible: float = 0.0,
-    kept_BK: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Random columns of all tokens with the same (y, x), hidden from end to end.
-
-    The last column is hidden in part, from its first slice on, where its length does not divide the exact total.
+def uniform_mask(grid: Sequence[int], ratio: float, draw: MaskDraw) -> tuple[Tensor, Tensor]:
+    """Uniformly random masks without replacement.
 
     Args:
         grid: tokens along depth, height, width.
-        ratio, seed, positions_B, shared, group_position, set_index, foreground_BN, foreground_visible: as in `random_mask`.
-        kept_BK: int64, the result of `keep_tokens`; the ratio then counts them alone, and None keeps all.
+        ratio: share of hidden tokens in [0, 1]; round-half-up(ratio·N) are hidden, and at least one is hidden and one visible.
+        draw: what they are drawn from.
 
     Returns:
-        visible_BV, hidden_BM as `random_mask`; indices into `kept_BK` where it is given.
+        visible_BV, hidden_BM: int64 token indices, ascending, disjoint and complete, on the device of `draw.positions_B`;
+        indices into `draw.kept_BK` where it is given.
 
     Raises:
-        ValueError: as `random_mask`.
+        ValueError: fewer than 2 tokens, or `ratio` out of range.
+    """
+    num_tokens = math.prod(grid) if draw.kept_BK is None else draw.kept_BK.shape[1]
+    hidden = count_hidden(num_tokens, ratio)
+    bits_RN = draw.bits(num_tokens)
+    foreground_BN = draw.kept_foreground()
+    if foreground_BN is None:
+        return _for_batch(_split(bits_RN, hidden), draw.positions_B)
+    return _split_foreground(_rank(_top_bits(bits_RN)), hidden, foreground_BN, draw.foreground_visible)
+
+
+def tube_mask(grid: Sequence[int], ratio: float, draw: MaskDraw) -> tuple[Tensor, Tensor]:
+    """Random columns of all tokens with the same (y, x), hidden from end to end; arguments, result, errors as `uniform_mask`.
+
+    The last column is hidden in part, from its first slice on, where its length does not divide the exact total.
     """
     depth, height, width = grid
-    rows_R = _rows(positions_B, shared, group_position, set_index, foreground_BN, foreground_visible)
-    columns_RN = _top_bits(_token_bits(seed, rows_R, height * width, set_index)).repeat(1, depth)
-    return _finish(_rank(columns_RN), ratio, positions_B, foreground_BN, foreground_visible, kept_BK)
+    columns_RN = _top_bits(draw.bits(height * width)).repeat(1, depth)
+    return _finish(_rank(columns_RN), ratio, draw)
 
 
-def multiblock_mask(
-    grid: Sequence[int],
-    ratio: float,
-    *,
-    seed: int,
-    positions_B: Tensor,
-    blocks: Blocks,
-    shared: bool = False,
-    group_position: int | None = None,
-    set_index: int = 0,
-    foreground_BN: Tensor | None = None,
-    foreground_visible: float = 0.0,
-    kept_BK: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+def multiblock_mask(grid: Sequence[int], ratio: float, draw: MaskDraw, blocks: Blocks) -> tuple[Tensor, Tensor]:
     """The union of random cuboids, all scaled by one common factor until it has exactly M tokens.
 
     A token's level in a cuboid is max over axes of |2·(token − centre)| / extent, below 1 inside; an axis that the cuboid spans
     from end to end does not count. Its level is the least over cuboids, and the M tokens of lowest level are hidden; among
-    equal levels (the outermost shell) chance decides.
-
-    Args:
-        grid: tokens along depth, height, width.
-        blocks: how the cuboids are drawn.
-        ratio, seed, positions_B, shared, group_position, set_index, foreground_BN, foreground_visible: as in `random_mask`.
-        kept_BK: int64, the result of `keep_tokens`; the ratio then counts them alone, and None keeps all.
-
-    Returns:
-        visible_BV, hidden_BM as `random_mask`; indices into `kept_BK` where it is given.
-
-    Raises:
-        ValueError: as `random_mask`.
+    equal levels (the outermost shell) chance decides. `blocks` says how the cuboids are drawn; other arguments, result and
+    errors as `uniform_mask`.
     """
-    rows_R = _rows(positions_B, shared, group_position, set_index, foreground_BN, foreground_visible)
-    level_RN = _block_levels(grid, blocks, seed, rows_R, set_index)
+    level_RN = _block_levels(grid, blocks, draw)
     # The bits of a float32 that is not negative are ordered as it is.
-    rank_RN = _rank(level_RN.view(torch.int32).long(), _token_bits(seed, rows_R, math.prod(grid), set_index))
-    return _finish(rank_RN, ratio, positions_B, foreground_BN, foreground_visible, kept_BK)
+    rank_RN = _rank(level_RN.view(torch.int32).long(), draw.bits(math.prod(grid)))
+    return _finish(rank_RN, ratio, draw)
 
 
 def keep_tokens(foreground_BN: Tensor, count: int, *, seed: int, positions_B: Tensor) -> Tensor:
@@ -208,33 +226,6 @@ def count_hidden(num_tokens: int, ratio: float) -> int:
     return min(max(math.floor(ratio * num_tokens + 0.5), 1), num_tokens - 1)
 
 
-def _rows(
-    positions_B: Tensor,
-    shared: bool,
-    group_position: int | None,
-    set_index: int,
-    foreground_BN: Tensor | None,
-    foreground_visible: float,
-) -> Tensor:
-    """The positions that masks are drawn from, (R,)."""
-    if set_index < 0:
-        raise ValueError(f"sets are numbered from 0, not from {set_index}")
-    if not 0.0 <= foreground_visible <= 1.0:
-        raise ValueError(f"a visible share of the foreground of {foreground_visible} is not in [0, 1]")
-    if not shared:
-        return positions_B
-    if group_position is None:
-        raise ValueError("a shared mask is drawn from group_position, which is missing")
-    if foreground_BN is not None:
-        raise ValueError("a shared mask cannot follow the foreground, which differs from sample to sample")
-    return torch.full((1,), group_position, dtype=torch.int64, device=positions_B.device)
-
-
-def _token_bits(seed: int, rows_R: Tensor, count: int, set_index: int) -> Tensor:
-    """64 random bits for each token of a set, no two alike in a row; int64 (R, count)."""
-    return hash_bits(seed, Stream.MASK, rows_R, count * (set_index + 1))[:, count * set_index :]
-
-
 def _top_bits(bits_RN: Tensor) -> Tensor:
     """The 31 leading bits as non-negative numbers in the order of the signed ones."""
     return (bits_RN >> (64 - _KEY_BITS)) + (1 << (_KEY_BITS - 1))
@@ -250,21 +241,15 @@ def _rank(major_RN: Tensor, bits_RN: Tensor | None = None) -> Tensor:
     return key_RN + ((_top_bits(bits_RN) >> index_bits) << index_bits)
 
 
-def _finish(
-    rank_RN: Tensor,
-    ratio: float,
-    positions_B: Tensor,
-    foreground_BN: Tensor | None,
-    foreground_visible: float,
-    kept_BK: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    if kept_BK is not None:
-        rank_RN = rank_RN.expand(len(kept_BK), -1).gather(1, kept_BK)
-        foreground_BN = None if foreground_BN is None else foreground_BN.gather(1, kept_BK)
+def _finish(rank_RN: Tensor, ratio: float, draw: MaskDraw) -> tuple[Tensor, Tensor]:
+    """Hide the kept tokens of lowest rank."""
+    if draw.kept_BK is not None:
+        rank_RN = rank_RN.expand(len(draw.kept_BK), -1).gather(1, draw.kept_BK)
     hidden = count_hidden(rank_RN.shape[1], ratio)
+    foreground_BN = draw.kept_foreground()
     if foreground_BN is None:
-        return _for_batch(_split(rank_RN, hidden), positions_B)
-    return _split_foreground(rank_RN, hidden, foreground_BN, foreground_visible)
+        return _for_batch(_split(rank_RN, hidden), draw.positions_B)
+    return _split_foreground(rank_RN, hidden, foreground_BN, draw.foreground_visible)
 
 
 def _for_batch(masks: tuple[Tensor, Tensor], positions_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -302,23 +287,23 @@ def _background_last(rank_BN: Tensor, foreground_BN: Tensor) -> Tensor:
     return rank_BN + ((~foreground_BN).long() << (2 * _KEY_BITS))
 
 
-def _block_levels(grid: Sequence[int], blocks: Blocks, seed: int, rows_R: Tensor, set_index: int) -> Tensor:
+def _block_levels(grid: Sequence[int], blocks: Blocks, draw: MaskDraw) -> Tensor:
     """Each token's least level over the cuboids, float32 (R, N), see `multiblock_mask`."""
-    start_RK3, extent_RK3 = draw_blocks(grid, blocks, seed=seed, rows_R=rows_R, set_index=set_index)
+    start_RK3, extent_RK3 = draw_blocks(grid, blocks, draw)
     levels = []
     for axis, size in enumerate(grid):
         start_RK1, extent_RK1 = start_RK3[..., axis, None], extent_RK3[..., axis, None]
-        token = torch.arange(size, device=rows_R.device)
+        token = torch.arange(size, device=start_RK3.device)
         level = (2 * token + 1 - 2 * start_RK1 - extent_RK1).abs().float() / extent_RK1.float()
         levels.append(torch.where(extent_RK1 == size, 0.0, level))
     plane_RKYX = torch.maximum(levels[1][..., :, None], levels[2][..., None, :])
     return torch.maximum(levels[0][..., :, None, None], plane_RKYX[:, :, None]).amin(1).flatten(1)
 
 
-def draw_blocks(grid: Sequence[int], blocks: Blocks, *, seed: int, rows_R: Tensor, set_index: int = 0) -> tuple[Tensor, Tensor]:
+def draw_blocks(grid: Sequence[int], blocks: Blocks, draw: MaskDraw) -> tuple[Tensor, Tensor]:
     """First token and extent of each cuboid along depth, height, width: int64 (R, K, 3) each, inside the grid."""
     count = blocks.count * _DRAWS_PER_BLOCK
-    draws = uniform(seed, Stream.MASK_BLOCK, rows_R, count * (set_index + 1))[:, count * set_index :]
+    draws = uniform(draw.seed, Stream.MASK_BLOCK, draw.rows(), count * (draw.set_index + 1))[:, count * draw.set_index :]
     draws = draws.double().view(-1, blocks.count, _DRAWS_PER_BLOCK)
     scale, aspect, depth = (
         low + (high - low) * draws[..., i] for i, (low, high) in enumerate((blocks.scale, blocks.aspect, blocks.depth))

@@ -5,7 +5,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mri_fm.masking import KINDS, Blocks, count_hidden, draw_blocks, multiblock_mask, random_mask, tube_mask
+from mri_fm.masking import (
+    KINDS,
+    Blocks,
+    MaskDraw,
+    count_hidden,
+    draw_blocks,
+    multiblock_mask,
+    random_mask,
+    tube_mask,
+    uniform_mask,
+)
 from tests.distributed import run_ranks
 
 TOKENS = st.integers(2, 200)
@@ -21,12 +31,10 @@ BLOCKS = [[2, 3, 8, 9, 10, 11], [0, 1, 2, 3, 6, 8]]
 
 def draw(kind, grid, ratio, positions, *, seed=0, blocks=Blocks(), **options):  # noqa: B008
     """Masks of any kind through one door."""
-    common = {"seed": seed, "positions_B": torch.tensor(positions), **options}
-    if kind == "random":
-        return random_mask(math.prod(grid), ratio, **common)
-    if kind == "tube":
-        return tube_mask(grid, ratio, **common)
-    return multiblock_mask(grid, ratio, blocks=blocks, **common)
+    how = MaskDraw(seed, torch.as_tensor(positions), **options)
+    if kind == "multiblock":
+        return multiblock_mask(grid, ratio, how, blocks)
+    return {"random": uniform_mask, "tube": tube_mask}[kind](grid, ratio, how)
 
 
 def as_volumes(hidden_BM, grid):
@@ -134,15 +142,7 @@ def test_a_shared_mask_without_group_position_is_refused():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gpu_draws_the_same_masks(kind):
-    def on(device):
-        positions_B = torch.arange(8, device=device)
-        if kind == "random":
-            return random_mask(512, 0.75, seed=1, positions_B=positions_B)
-        if kind == "tube":
-            return tube_mask((8, 8, 8), 0.75, seed=1, positions_B=positions_B)
-        return multiblock_mask((8, 8, 8), 0.75, seed=1, positions_B=positions_B, blocks=Blocks())
-
-    cpu, gpu = on("cpu"), on("cuda")
+    cpu, gpu = (draw(kind, (8, 8, 8), 0.75, torch.arange(8, device=device), seed=1) for device in ("cpu", "cuda"))
     assert all(a.equal(b.cpu()) and b.is_cuda for a, b in zip(cpu, gpu, strict=True))
 
 
@@ -206,7 +206,7 @@ def test_every_column_is_a_tube_equally_often():
 
 @given(GRIDS, SEEDS, st.integers(0, 2**62), block_options())
 def test_blocks_have_the_drawn_size_and_lie_inside(grid, seed, position, blocks):
-    start_1K3, extent_1K3 = draw_blocks(grid, blocks, seed=seed, rows_R=torch.tensor([position]))
+    start_1K3, extent_1K3 = draw_blocks(grid, blocks, MaskDraw(seed, torch.tensor([position])))
     assert start_1K3.shape == (1, blocks.count, 3)
     assert (start_1K3 >= 0).all()
     assert (extent_1K3 >= 1).all()
@@ -225,7 +225,7 @@ def test_blocks_have_the_drawn_size_and_lie_inside(grid, seed, position, blocks)
 
 @given(GRIDS, SEEDS, st.integers(0, 2**62), block_options(), st.integers(0, 2))
 def test_hidden_tokens_are_the_union_of_the_blocks_where_its_size_is_asked_for(grid, seed, position, blocks, index):
-    starts, extents = draw_blocks(grid, blocks, seed=seed, rows_R=torch.tensor([position]), set_index=index)
+    starts, extents = draw_blocks(grid, blocks, MaskDraw(seed, torch.tensor([position]), set_index=index))
     union = torch.zeros(grid, dtype=torch.bool)
     for (z, y, x), (dz, dy, dx) in zip(starts[0].tolist(), extents[0].tolist(), strict=True):
         union[z : z + dz, y : y + dy, x : x + dx] = True
@@ -304,13 +304,7 @@ def test_drawing_needs_no_word_from_the_host(kind):
     foreground_BN = torch.empty(2, 24, dtype=torch.bool, device=meta)
     for foreground in (None, foreground_BN):
         positions_B = torch.empty(2, dtype=torch.int64, device=meta)
-        common = {"seed": 0, "positions_B": positions_B, "foreground_BN": foreground}
-        if kind == "random":
-            _, hidden_BM = random_mask(24, 0.5, **common)
-        elif kind == "tube":
-            _, hidden_BM = tube_mask((2, 3, 4), 0.5, **common)
-        else:
-            _, hidden_BM = multiblock_mask((2, 3, 4), 0.5, blocks=Blocks(), **common)
+        _, hidden_BM = draw(kind, (2, 3, 4), 0.5, positions_B, foreground_BN=foreground)
         assert hidden_BM.shape == (2, 12)
 
 

@@ -27,6 +27,7 @@ from mri_fm.data.reader import ShardReader
 from mri_fm.data.sampler import Sampler
 from mri_fm.data.source import SampleSource, Status
 from mri_fm.errors import UserError
+from mri_fm.inputs import Inputs
 from mri_fm.rng import Stream, normal
 
 _log = logging.getLogger(__name__)
@@ -46,25 +47,22 @@ class Skip:
         return f"{self.key} in {self.shard} ({self.reason})"
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One micro-batch of one rank.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Batch(Inputs):
+    """The inputs of an objective, and where they come from.
+
+    In evaluation positions are indices into the given list. The foreground is where the stored one lies after crop, flip and
+    resize.
 
     Attributes:
-        x_BCZYX: float32, augmented and z-scored.
-        positions_B: int64 global sample positions (in evaluation: indices into the given list), on the device of x.
-        group_position: the first position of the global micro-step, equal on all ranks.
         keys: the samples that were served.
         skips: bad samples that were replaced in this batch.
-        foreground_BCZYX: bool, voxels above the background: where the stored foreground lies after crop, flip and resize.
     """
 
-    x_BCZYX: Tensor
-    positions_B: Tensor
-    group_position: int
+    foreground_BCZYX: Tensor
+    spacing_B3: Tensor
     keys: tuple[str, ...]
     skips: tuple[Skip, ...]
-    foreground_BCZYX: Tensor
 
 
 class TrainLoader:
@@ -200,7 +198,7 @@ class _PipelineBatches:
 
     def next(self, *, group_position: int, seed: int = 0, count: int | None = None) -> Batch:
         """Run the pipeline once and keep the first `count` samples."""
-        volumes, foreground, _air, noise, status = self._pipeline.run()
+        volumes, foreground, _air, noise, spacing, status = self._pipeline.run()
         rows = [Status.unpack(row) for row in status.as_array()[:count]]
         skips = tuple(itertools.chain.from_iterable(map(self._skips, rows)))
         _require_served(rows, skips)
@@ -209,7 +207,15 @@ class _PipelineBatches:
         positions = torch.tensor([row.position for row in rows])
         _add_noise(x_BCZYX, noise.as_array()[:count], positions, seed)
         keys = tuple(self._samples[row.served].key for row in rows)
-        return Batch(x_BCZYX, positions.to(self._device), group_position, keys, skips, foreground_BCZYX)
+        return Batch(
+            x_BCZYX,
+            positions.to(self._device),
+            group_position,
+            foreground_BCZYX=foreground_BCZYX,
+            spacing_B3=torch.tensor(spacing.as_array()[:count]).to(self._device),
+            keys=keys,
+            skips=skips,
+        )
 
     def _tensor(self, volumes: Any, count: int | None) -> Tensor:
         """DALI's (B, D, H, W, C) as (B, C, Z, Y, X) here; a copy, since DALI may use its buffer again for a later batch."""

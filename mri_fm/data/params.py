@@ -57,6 +57,12 @@ class SampleParams:
             begin[_X], end[_X] = end[_X], begin[_X]
         return begin, end
 
+    def input_spacing(self, spacing: Sequence[float]) -> np.ndarray:
+        """Millimetres between voxels of the input along depth, height, width, float32 (3,), where the source has `spacing`."""
+        fine = np.asarray(spacing, dtype=np.float64) * self.extent / self.output
+        order = [self.depth_axis, *(axis for axis in range(3) if axis != self.depth_axis)]
+        return fine[order].astype(np.float32)
+
 
 def draw_params(
     sample_shape: Sequence[int], size: Sequence[int], augment: AugmentConfig, *, seed: int, position: int

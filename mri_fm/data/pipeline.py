@@ -27,6 +27,7 @@ INPUTS: tuple[tuple[str, Any, int, str], ...] = (
     ("gamma", dali.FLOAT, 0, ""),
     ("bias", dali.FLOAT, 4, "DHWC"),
     ("noise", dali.FLOAT, 0, ""),
+    ("spacing", dali.FLOAT, 1, ""),
     ("status", dali.INT64, 1, ""),
 )
 """Name, type, rank and layout of what the source feeds, in order."""
@@ -55,8 +56,8 @@ def build_pipeline(
 
     Returns:
         A built `nvidia.dali.Pipeline`; each run gives volumes float32 (depth, height, width, 1), their foreground uint8 of
-        the same shape, the level that air has in them (1, 1, 1, 1), the standard deviation of the noise still to be added, and
-        the status rows.
+        the same shape, the level that air has in them (1, 1, 1, 1), the standard deviation of the noise still to be added, mm
+        between voxels of the output (3,), and the status rows.
     """
     graph = _graph(
         source,
@@ -81,7 +82,7 @@ def _graph(source: Any, device: str, statistics: str) -> Any:
         ndim=[rank for _, _, rank, _ in INPUTS],
         layout=[layout for _, _, _, layout in INPUTS],
     )
-    voxels, roi_start, roi_end, output, size, depth_axis, window, gamma, bias, noise, status = inputs
+    voxels, roi_start, roi_end, output, size, depth_axis, window, gamma, bias, noise, spacing, status = inputs
     if device == "gpu":
         voxels, window, gamma, bias = voxels.gpu(), window.gpu(), gamma.gpu(), bias.gpu()
     resized = fn.resize(
@@ -100,7 +101,7 @@ def _graph(source: Any, device: str, statistics: str) -> Any:
     shaded = dmath.pow(scaled, gamma) * dmath.exp(field)
     foreground = volume > FOREGROUND  # from the geometry alone: what follows changes intensities only
     normalised, air = _z_score(shaded, foreground, statistics)
-    return normalised, fn.cast(foreground, dtype=dali.UINT8), air, noise, status
+    return normalised, fn.cast(foreground, dtype=dali.UINT8), air, noise, spacing, status
 
 
 def _depth_first(volume: Any, depth_axis: Any) -> Any:

@@ -55,7 +55,7 @@ class SampleSource:
         voxels_ZYX, status = self._read_or_replace(position)
         sample = self.samples[max(status.served, 0)]
         params = self.plan.params(position, sample)
-        return graph_inputs(voxels_ZYX, params, intensity_window(sample, self.statistics), status)
+        return graph_inputs(voxels_ZYX, params, intensity_window(sample, self.statistics), sample.spacing, status)
 
     def _read_or_replace(self, position: int) -> tuple[np.ndarray, Status]:
         faults: list[Fault] = []
@@ -74,9 +74,9 @@ def intensity_window(sample: Sample, statistics: str) -> tuple[float, float]:
 
 
 def graph_inputs(
-    voxels_ZYX: np.ndarray, params: SampleParams, window: tuple[float, float], status: Status
+    voxels_ZYX: np.ndarray, params: SampleParams, window: tuple[float, float], spacing: Sequence[float], status: Status
 ) -> tuple[np.ndarray, ...]:
-    """The arrays of `pipeline.INPUTS` for a payload int16 (z, y, x)."""
+    """The arrays of `pipeline.INPUTS` for a payload int16 (z, y, x) with `spacing` mm between its voxels."""
     begin, end = params.roi()
     return (
         voxels_ZYX[..., None],
@@ -89,5 +89,6 @@ def graph_inputs(
         np.array(params.gamma, dtype=np.float32),
         params.bias.reshape(BIAS_POINTS, BIAS_POINTS, BIAS_POINTS, 1),
         np.array(params.noise, dtype=np.float32),
+        params.input_spacing(spacing),
         status.pack(),
     )

@@ -191,7 +191,7 @@ class Trainer:
             waited = time.perf_counter()
             batch = next(batches)
             meter.add_wait(time.perf_counter() - waited)
-            loss, parts = self.engine(batch.x_BCZYX, batch.positions_B, batch.group_position, now, batch.foreground_BCZYX)
+            loss, parts = self.engine(batch, now)
             self.engine.backward(loss)
             self.engine.step()
             for name, value in {"loss": loss.detach(), **parts}.items():

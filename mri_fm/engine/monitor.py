@@ -6,6 +6,7 @@ Axes: B batch, N volumes, D width, C channels, Z/Y/X voxels.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -82,8 +83,8 @@ class Monitor:
             positions = rank_positions(index, 0, global_batch=size, accumulation=1, rank=rank, world=world)
             chosen = [self.val[position % len(self.val)] for position in positions]
             (batch,) = evaluation_batches(self.corpus, chosen, self.config.data, batch_size=len(chosen), device=device)
-            positions_B = torch.as_tensor(positions, device=device)
-            loss, _ = self.objective(batch.x_BCZYX, positions_B, index * size, schedule, batch.foreground_BCZYX)
+            batch = replace(batch, positions_B=torch.as_tensor(positions, device=device), group_position=index * size)
+            loss, _ = self.objective(batch, schedule)
             total += loss.double()
         torch.distributed.all_reduce(total)
         return float(total) / (world * self.config.val.batches)

@@ -16,7 +16,17 @@ from torch import Tensor, nn
 
 from mri_fm.config import ModelConfig
 from mri_fm.errors import UserError
-from mri_fm.masking import KINDS, Blocks, count_hidden, keep_tokens, multiblock_mask, random_mask, tube_mask
+from mri_fm.inputs import Inputs
+from mri_fm.masking import (
+    KINDS,
+    Blocks,
+    MaskDraw,
+    count_hidden,
+    keep_tokens,
+    multiblock_mask,
+    tube_mask,
+    uniform_mask,
+)
 from mri_fm.models.patches import patchify
 from mri_fm.models.vit import VisionTransformer
 from mri_fm.rng import Stream, generator
@@ -128,22 +138,12 @@ class Objective(nn.Module):
         return VisionTransformer.from_config(model, size, seed=self.seed)
 
     @abstractmethod
-    def forward(
-        self,
-        x_BCZYX: Tensor,
-        positions_B: Tensor,
-        group_position: int,
-        schedule: Mapping[str, float],
-        foreground_BCZYX: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, inputs: Inputs, schedule: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one micro-batch.
 
         Args:
-            x_BCZYX: augmented, z-scored volumes of this rank.
-            positions_B: their global sample positions, int64.
-            group_position: first position of the global micro-step, equal on all ranks.
+            inputs: this rank's part; its foreground is needed with a token budget below 1 or foreground-aware masks.
             schedule: `schedules` at the current optimizer step.
-            foreground_BCZYX: bool; needed with a token budget below 1 or foreground-aware masks.
 
         Returns:
             The scalar loss (mean over this rank's samples, or global for batch statistics) and detached scalar metrics.
@@ -175,48 +175,46 @@ class Objective(nn.Module):
         """V: tokens of a sample that the student sees."""
         return self.num_kept - count_hidden(self.num_kept, self.config.mask_ratio)
 
-    def mask(
-        self, positions_B: Tensor, group_position: int, foreground_BCZYX: Tensor | None = None, *, set_index: int = 0
-    ) -> Mask:
+    def mask(self, inputs: Inputs, *, set_index: int = 0) -> Mask:
         """Draw the token budget, then hide `config.mask_ratio` of the kept tokens (`mri_fm.masking`).
 
         Several sets of a sample (`set_index`) hide different tokens among the same kept ones.
 
         Raises:
-            ValueError: a token budget below 1 or foreground-aware masks without `foreground_BCZYX`.
+            ValueError: a token budget below 1 or foreground-aware masks without `inputs.foreground_BCZYX`.
         """
         foreground_BN = kept_BK = None
         budgeted = self.num_kept < self.student.num_tokens
         if budgeted or self.config.foreground:
-            if foreground_BCZYX is None:
+            if inputs.foreground_BCZYX is None:
                 raise ValueError("a token budget below 1 and foreground-aware masks need foreground_BCZYX")
-            foreground_BN = patchify(foreground_BCZYX, self.student.patch).any(dim=2)
+            foreground_BN = patchify(inputs.foreground_BCZYX, self.student.patch).any(dim=2)
         if budgeted and foreground_BN is not None:
-            kept_BK = keep_tokens(foreground_BN, self.num_kept, seed=self.seed, positions_B=positions_B)
-        options = {
-            "seed": self.seed,
-            "positions_B": positions_B,
-            "shared": self.config.shared_mask,
-            "group_position": group_position,
-            "set_index": set_index,
-            "foreground_BN": foreground_BN if self.config.foreground else None,
-            "foreground_visible": self.config.foreground_visible,
-        }
-        visible_BV, hidden_BM = self._draw_mask(kept_BK, options)
+            kept_BK = keep_tokens(foreground_BN, self.num_kept, seed=self.seed, positions_B=inputs.positions_B)
+        visible_BV, hidden_BM = self._hide(
+            MaskDraw(
+                self.seed,
+                inputs.positions_B,
+                shared=self.config.shared_mask,
+                group_position=inputs.group_position,
+                set_index=set_index,
+                kept_BK=kept_BK,
+                foreground_BN=foreground_BN if self.config.foreground else None,
+                foreground_visible=self.config.foreground_visible,
+            )
+        )
         if kept_BK is None:
             return Mask(visible_BV, hidden_BM, None, hidden_BM)
         return Mask(kept_BK.gather(1, visible_BV), kept_BK.gather(1, hidden_BM), kept_BK, hidden_BM)
 
-    def _draw_mask(self, kept_BK: Tensor | None, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def _hide(self, draw: MaskDraw) -> tuple[Tensor, Tensor]:
         """Visible and hidden among the kept tokens."""
         grid, ratio = self.student.grid, self.config.mask_ratio
         if self.config.mask == "tube":
-            return tube_mask(grid, ratio, kept_BK=kept_BK, **options)
+            return tube_mask(grid, ratio, draw)
         if self.config.mask == "multiblock":
-            return multiblock_mask(grid, ratio, blocks=self.config.blocks(), kept_BK=kept_BK, **options)
-        if kept_BK is not None and options["foreground_BN"] is not None:
-            options = options | {"foreground_BN": options["foreground_BN"].gather(1, kept_BK)}
-        return random_mask(self.num_kept, ratio, **options)
+            return multiblock_mask(grid, ratio, draw, self.config.blocks())
+        return uniform_mask(grid, ratio, draw)
 
 
 def mean_per_sample(error: Tensor) -> Tensor:

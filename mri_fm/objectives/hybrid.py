@@ -7,13 +7,14 @@ The voxel term cannot collapse and keeps detail; the feature term asks for what 
 
     import torch
     from mri_fm.config import HeadConfig, ModelConfig
+    from mri_fm.inputs import Inputs
     from mri_fm.objectives.hybrid import Hybrid
 
     head = HeadConfig(width=48, depth=1, heads=3)
     model = ModelConfig(width=48, depth=2, heads=3, predictor=head, decoder=head)
     hybrid = Hybrid(Hybrid.Config(), model, size=(16, 16, 16), seed=0)
     volumes = torch.randn(2, 1, 16, 16, 16)
-    loss, metrics = hybrid(volumes, torch.arange(2), 0, {})
+    loss, metrics = hybrid(Inputs(volumes, torch.arange(2), 0), {})
     loss.backward()
     print(metrics["loss_reconstruction"], metrics["loss_prediction"])
 
@@ -28,6 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mri_fm.inputs import Inputs
 from mri_fm.models.flops import TRAINED, head_flops
 from mri_fm.objectives.jepa import JEPA, JEPAConfig
 from mri_fm.objectives.mae import MAE, MAEConfig
@@ -47,21 +49,14 @@ class Hybrid(JEPA, MAE):
     Config = HybridConfig  # type: ignore[assignment]
     config: HybridConfig
 
-    def forward(
-        self,
-        x_BCZYX: Tensor,
-        positions_B: Tensor,
-        group_position: int,
-        schedule: Mapping[str, float],
-        foreground_BCZYX: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, inputs: Inputs, schedule: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
         """Both losses, mean over this rank's samples; see `Objective.forward`."""
-        masks = self.masks(positions_B, group_position, foreground_BCZYX)
-        features = self.features(x_BCZYX, masks, positions_B)
+        masks = self.masks(inputs)
+        features = self.features(inputs, masks)
         reconstructions = []
         for mask, context_BVD in zip(masks, features.context_BVD.chunk(len(masks), dim=1), strict=True):
             pred_BMP = self.decoder(context_BVD, mask.visible_BV, mask.hidden_BM)
-            reconstructions.append(self.reconstruction_loss(pred_BMP, x_BCZYX, mask.hidden_BM))
+            reconstructions.append(self.reconstruction_loss(pred_BMP, inputs.x_BCZYX, mask.hidden_BM))
         reconstruction = torch.stack(reconstructions).mean()
         prediction = self.prediction_loss(features)
         metrics = {"loss_reconstruction": reconstruction.detach(), "loss_prediction": prediction.detach()}

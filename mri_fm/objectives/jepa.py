@@ -8,12 +8,13 @@ Reference: Assran et al., I-JEPA, CVPR 2023; Bardes et al., V-JEPA, TMLR 2024; o
 
     import torch
     from mri_fm.config import HeadConfig, ModelConfig
+    from mri_fm.inputs import Inputs
     from mri_fm.objectives.jepa import JEPA
 
     model = ModelConfig(width=48, depth=2, heads=3, predictor=HeadConfig(width=48, depth=1, heads=3))
     jepa = JEPA(JEPA.Config(), model, size=(16, 16, 16), seed=0)
     volumes = torch.randn(2, 1, 16, 16, 16)
-    loss, metrics = jepa(volumes, torch.arange(2), 0, {})
+    loss, metrics = jepa(Inputs(volumes, torch.arange(2), 0), {})
     loss.backward()
     print(metrics["loss_prediction"], jepa.schedules(100)["ema"][0])
 
@@ -33,6 +34,7 @@ from torch import Tensor, nn
 
 from mri_fm.config import ModelConfig
 from mri_fm.errors import UserError
+from mri_fm.inputs import Inputs
 from mri_fm.losses.precision import at_least_float32, full_precision
 from mri_fm.models.flops import TRAINED, encoder_flops, head_flops
 from mri_fm.models.heads import predictor
@@ -89,19 +91,11 @@ class JEPA(Objective):
         # Drawn again instead of copied: a deep copy has no weights under deepspeed.zero.Init.
         self.teacher = self.draw_encoder(model, size).requires_grad_(False).eval()
 
-    def forward(
-        self,
-        x_BCZYX: Tensor,
-        positions_B: Tensor,
-        group_position: int,
-        schedule: Mapping[str, float],
-        foreground_BCZYX: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, inputs: Inputs, schedule: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
         """Prediction loss of this rank's samples plus `regulariser`; see `Objective.forward`."""
-        masks = self.masks(positions_B, group_position, foreground_BCZYX)
-        features = self.features(x_BCZYX, masks, positions_B)
+        features = self.features(inputs, self.masks(inputs))
         loss = self.prediction_loss(features)
-        regulariser, metrics = self.regulariser(features, group_position)
+        regulariser, metrics = self.regulariser(features, inputs.group_position)
         total = loss if regulariser is None else loss + regulariser
         return total, {"loss_prediction": loss.detach(), **metrics}
 
@@ -115,18 +109,17 @@ class JEPA(Objective):
         trained = encoder_flops(self.sizes, self.num_visible) + head_flops(self.sizes.predictor, tokens, self.sizes.mlp)
         return self.config.mask_sets * TRAINED * trained + encoder_flops(self.sizes, tokens)
 
-    def masks(self, positions_B: Tensor, group_position: int, foreground_BCZYX: Tensor | None = None) -> list[Mask]:
+    def masks(self, inputs: Inputs) -> list[Mask]:
         """`config.mask_sets` independent masks of each sample, see `Objective.mask`."""
-        sets = range(self.config.mask_sets)
-        return [self.mask(positions_B, group_position, foreground_BCZYX, set_index=index) for index in sets]
+        return [self.mask(inputs, set_index=index) for index in range(self.config.mask_sets)]
 
-    def features(self, x_BCZYX: Tensor, masks: Sequence[Mask], positions_B: Tensor) -> Features:
+    def features(self, inputs: Inputs, masks: Sequence[Mask]) -> Features:
         """Run the teacher, then student and predictor for each mask."""
         with torch.no_grad():
-            teacher_BKD = self.teacher(x_BCZYX, masks[0].kept_BK)
+            teacher_BKD = self.teacher(inputs.x_BCZYX, masks[0].kept_BK)
         sets = []
         for mask in masks:
-            context_BVD = self.student(x_BCZYX, mask.visible_BV, positions_B=positions_B)
+            context_BVD = self.student(inputs.x_BCZYX, mask.visible_BV, positions_B=inputs.positions_B)
             target_BMD = normalize(take_tokens(teacher_BKD, mask.hidden_in_kept_BM))
             sets.append(Features(context_BVD, target_BMD, self.predictor(context_BVD, mask.visible_BV, mask.hidden_BM)))
         return sets[0] if len(sets) == 1 else Features(*(torch.cat(parts, dim=1) for parts in zip(*sets, strict=True)))

@@ -9,12 +9,13 @@ Samples of a micro-step share one mask, as in `jepa_vcr`; statistics are those o
 
     import torch
     from mri_fm.config import HeadConfig, ModelConfig
+    from mri_fm.inputs import Inputs
     from mri_fm.objectives.jepa_sigreg import JEPASIGReg
 
     model = ModelConfig(width=48, depth=2, heads=3, predictor=HeadConfig(width=48, depth=1, heads=3))
     objective = JEPASIGReg(JEPASIGReg.Config(), model, size=(16, 16, 16), seed=0)
     volumes = torch.randn(2, 1, 16, 16, 16)
-    loss, metrics = objective(volumes, torch.arange(2), 0, {})
+    loss, metrics = objective(Inputs(volumes, torch.arange(2), 0), {})
     loss.backward()
     print(metrics["loss_prediction"], metrics["loss_sigreg"])
 

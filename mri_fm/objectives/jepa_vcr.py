@@ -8,12 +8,13 @@ micro-step over all ranks: 1 × 48 samples and 2 × 24 accumulated ones are not 
 
     import torch
     from mri_fm.config import HeadConfig, ModelConfig
+    from mri_fm.inputs import Inputs
     from mri_fm.objectives.jepa_vcr import JEPAVCR
 
     model = ModelConfig(width=48, depth=2, heads=3, predictor=HeadConfig(width=48, depth=1, heads=3))
     objective = JEPAVCR(JEPAVCR.Config(), model, size=(16, 16, 16), seed=0)
     volumes = torch.randn(2, 1, 16, 16, 16)
-    loss, metrics = objective(volumes, torch.arange(2), 0, {})
+    loss, metrics = objective(Inputs(volumes, torch.arange(2), 0), {})
     loss.backward()
     print(metrics["loss_prediction"], metrics["loss_variance"], metrics["loss_covariance"])
 

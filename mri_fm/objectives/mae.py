@@ -7,12 +7,13 @@ Reference: He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 202
 
     import torch
     from mri_fm.config import HeadConfig, ModelConfig
+    from mri_fm.inputs import Inputs
     from mri_fm.objectives.mae import MAE
 
     model = ModelConfig(width=48, depth=2, heads=3, decoder=HeadConfig(width=48, depth=1, heads=3))
     mae = MAE(MAE.Config(), model, size=(16, 16, 16), seed=0)
     volumes = torch.randn(2, 1, 16, 16, 16)
-    loss, metrics = mae(volumes, torch.arange(2), 0, {})
+    loss, metrics = mae(Inputs(volumes, torch.arange(2), 0), {})
     loss.backward()
     print(metrics["loss_reconstruction"])
 
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 
 from mri_fm.config import ModelConfig
+from mri_fm.inputs import Inputs
 from mri_fm.losses.precision import at_least_float32, full_precision
 from mri_fm.models.flops import TRAINED, encoder_flops, head_flops
 from mri_fm.models.heads import decoder
@@ -54,17 +56,10 @@ class MAE(Objective):
         super().__init__(config, model, size, seed)
         self.decoder = decoder(model, self.student)
 
-    def forward(
-        self,
-        x_BCZYX: Tensor,
-        positions_B: Tensor,
-        group_position: int,
-        schedule: Mapping[str, float],
-        foreground_BCZYX: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, inputs: Inputs, schedule: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction loss, mean over this rank's samples; see `Objective.forward`."""
-        pred_BMP, hidden_BM = self.predict(x_BCZYX, positions_B, group_position, foreground_BCZYX)
-        loss = self.reconstruction_loss(pred_BMP, x_BCZYX, hidden_BM)
+        pred_BMP, hidden_BM = self.predict(inputs)
+        loss = self.reconstruction_loss(pred_BMP, inputs.x_BCZYX, hidden_BM)
         return loss, {"loss_reconstruction": loss.detach()}
 
     def flops_per_sample(self) -> float:
@@ -72,12 +67,10 @@ class MAE(Objective):
         encoder = encoder_flops(self.sizes, self.num_visible)
         return TRAINED * (encoder + head_flops(self.sizes.decoder, self.num_kept, self.sizes.mlp))
 
-    def predict(
-        self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int, foreground_BCZYX: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def predict(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Predicted patches (B, M, P) and the indices hidden_BM where they belong."""
-        mask = self.mask(positions_B, group_position, foreground_BCZYX)
-        tokens_BVD = self.student(x_BCZYX, mask.visible_BV, positions_B=positions_B)
+        mask = self.mask(inputs)
+        tokens_BVD = self.student(inputs.x_BCZYX, mask.visible_BV, positions_B=inputs.positions_B)
         return self.decoder(tokens_BVD, mask.visible_BV, mask.hidden_BM), mask.hidden_BM
 
     def reconstruction_loss(self, pred_BMP: Tensor, x_BCZYX: Tensor, hidden_BM: Tensor) -> Tensor:
@@ -104,11 +97,10 @@ class MAE(Objective):
         return unpatchify(patches_BNP, self.student.patch, self.student.size)
 
     @torch.no_grad()
-    def reconstruct(
-        self, x_BCZYX: Tensor, positions_B: Tensor, group_position: int, foreground_BCZYX: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def reconstruct(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """For pictures: the mosaic, and which of its voxels were hidden (bool), both (B, C, Z, Y, X)."""
-        pred_BMP, hidden_BM = self.predict(x_BCZYX, positions_B, group_position, foreground_BCZYX)
+        pred_BMP, hidden_BM = self.predict(inputs)
+        x_BCZYX = inputs.x_BCZYX
         return self.mosaic(pred_BMP, x_BCZYX, hidden_BM), self.hidden_voxels(x_BCZYX, hidden_BM).bool()
 
     def hidden_voxels(self, x_BCZYX: Tensor, hidden_BM: Tensor) -> Tensor:

@@ -11,13 +11,14 @@ says which term steers. It comes from numbers that the losses have computed anyw
 
     import torch
     from mri_fm.config import HeadConfig, ModelConfig
+    from mri_fm.inputs import Inputs
     from mri_fm.objectives.mae_spectral import MAESpectral
 
     model = ModelConfig(width=48, depth=2, heads=3, decoder=HeadConfig(width=48, depth=1, heads=3))
     objective = MAESpectral(MAESpectral.Config(), model, size=(16, 16, 16), seed=0)
     weights = objective.schedules(100)["spectral_weight"]
     volumes = torch.randn(2, 1, 16, 16, 16)
-    loss, metrics = objective(volumes, torch.arange(2), 0, {"spectral_weight": weights[-1]})
+    loss, metrics = objective(Inputs(volumes, torch.arange(2), 0), {"spectral_weight": weights[-1]})
     loss.backward()
 
 Axes: B batch, M hidden tokens, P voxels of a patch, C channels, Z/Y/X voxels.
@@ -34,6 +35,7 @@ from torch import Tensor
 
 from mri_fm.config import ModelConfig
 from mri_fm.errors import UserError
+from mri_fm.inputs import Inputs
 from mri_fm.losses.precision import at_least_float32
 from mri_fm.losses.spectral import Spectrum, fused_spectral_loss
 from mri_fm.losses.spectrum import as_spacing
@@ -103,16 +105,10 @@ class MAESpectral(MAE):
         super().__init__(config, model, size, seed)
         self.spectrum = config.spectrum(size)
 
-    def forward(
-        self,
-        x_BCZYX: Tensor,
-        positions_B: Tensor,
-        group_position: int,
-        schedule: Mapping[str, float],
-        foreground_BCZYX: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, inputs: Inputs, schedule: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
         """Both losses, mean over this rank's samples; see `Objective.forward`."""
-        pred_BMP, hidden_BM = self.predict(x_BCZYX, positions_B, group_position, foreground_BCZYX)
+        pred_BMP, hidden_BM = self.predict(inputs)
+        x_BCZYX = inputs.x_BCZYX
         reconstruction = self.reconstruction_loss(pred_BMP, x_BCZYX, hidden_BM)
         mosaic = self.mosaic(pred_BMP, x_BCZYX, hidden_BM)
         spectral, gradient = fused_spectral_loss(mosaic, x_BCZYX, self.spectrum, self._window(x_BCZYX, hidden_BM))

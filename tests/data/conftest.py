@@ -34,7 +34,7 @@ def manifest_row(number: int, voxels: np.ndarray) -> dict:
         "contrast": ("T1", "T2")[number % 2],
         "split": "train",
         "shape": list(voxels.shape),
-        "spacing": [1.0, 1.0, 1.0],
+        "spacing": [1.5, 0.7, 1.0 + 0.1 * number],
         "orientation": "RAS",
         "dtype": "int16",
         "p01": np.percentile(inside, 1),

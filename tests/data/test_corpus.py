@@ -26,7 +26,7 @@ def test_samples_carry_the_manifest(ellipsoids: Path) -> None:
     assert [sample.key for sample in corpus.samples] == [f"vol{n:03d}" for n in range(7)]
     assert [sample.row for sample in corpus.samples] == list(range(7))
     first = corpus.samples[0]
-    assert (first.shape, first.spacing, first.contrast) == ((20, 26, 22), (1.0, 1.0, 1.0), "T1")
+    assert (first.shape, first.spacing, first.contrast) == ((20, 26, 22), (1.5, 0.7, 1.0), "T1")
     assert first.shard == ellipsoids / "shards" / "train-000000.tar"
     assert corpus.table.num_rows == 7
     assert corpus.info["format_version"] == schema.FORMAT_VERSION

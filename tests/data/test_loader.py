@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,6 +61,14 @@ def test_a_batch_is_what_its_positions_say(ellipsoids: Path) -> None:
             noise = normal(1, Stream.NOISE, position[None], x.numel()).view(SIZE)
             assert foreground[0].equal(twin.foreground_DHW)
             assert (x[0] - twin.x_DHW - params.noise * noise).abs().max() < 1e-4
+        spacings = [
+            draw_params(samples[key].shape, SIZE, AugmentConfig(), seed=1, position=position).input_spacing(
+                samples[key].spacing
+            )
+            for position, key in zip(batch.positions_B.tolist(), batch.keys, strict=True)
+        ]
+        assert batch.spacing_B3.dtype == torch.float32
+        assert batch.spacing_B3.numpy() == pytest.approx(np.stack(spacings))
 
 
 def test_the_stream_is_the_same_for_every_world_start_and_accumulation(ellipsoids: Path) -> None:

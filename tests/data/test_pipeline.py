@@ -16,6 +16,7 @@ from mri_fm.data.twin import Augmented, augment_volume, resample
 
 SIZE = (9, 16, 12)
 WINDOW = (100.0, 900.0)
+SPACING = (3.0, 0.8, 1.1)
 SHAPES = [(20, 26, 22), (6, 30, 25), (25, 7, 30), (30, 25, 7), (11, 11, 12), (1, 5, 4)]
 
 TOLERANCE = 1e-5
@@ -23,22 +24,26 @@ TOLERANCE = 1e-5
 Case = tuple[np.ndarray, SampleParams]
 
 
-def run_dali(
+def build(
     cases: Sequence[Case],
     *,
     statistics: str = "foreground",
     window: tuple[float, float] = WINDOW,
     device: str = "cpu",
     batch_size: int | None = None,
-) -> list[Augmented]:
-    inputs = [graph_inputs(voxels, params, window, Status(i, i, ())) for i, (voxels, params) in enumerate(cases)]
-    pipeline = build_pipeline(
+) -> Any:
+    inputs = [graph_inputs(voxels, params, window, SPACING, Status(i, i, ())) for i, (voxels, params) in enumerate(cases)]
+    return build_pipeline(
         lambda info: inputs[info.idx_in_epoch],
         device=device,
         device_id=0,
         statistics=statistics,
         batch_size=batch_size or len(cases),
     )
+
+
+def run_dali(cases: Sequence[Case], *, batch_size: int | None = None, **changes: Any) -> list[Augmented]:
+    pipeline = build(cases, batch_size=batch_size, **changes)
     runs = [pipeline.run()[:3] for _ in range(len(cases) // (batch_size or len(cases)))]
     return [_augmented(*rows) for run in runs for rows in zip(*map(_on_cpu, run), strict=True)]
 
@@ -117,6 +122,29 @@ def test_resample_reads_a_linear_field_where_geometry_says() -> None:
         expected = begin + (np.arange(count) + 0.5) * (end - begin) / count - 0.5
         line = resample(torch.from_numpy(field), params).movedim(axis, 0)[:, 0, 0].numpy()
         assert line == pytest.approx(expected.clip(0, shape[axis] - 1), abs=1e-4)
+
+
+@pytest.mark.parametrize("flip_x", [False, True])
+@pytest.mark.parametrize("depth_axis", [0, 1, 2])
+def test_the_spacing_is_the_distance_between_voxels_of_the_input(depth_axis: int, flip_x: bool) -> None:
+    """Measured on volumes whose values are the millimetres along one source axis each."""
+    shape = (30, 32, 34)
+    draws = (draw_params(shape, SIZE, AugmentConfig(), seed=0, position=position) for position in range(100))
+    drawn = next(params for params in draws if params.depth_axis == depth_axis)
+    params = dataclasses.replace(drawn, flip_x=flip_x)
+    order = [depth_axis, *(axis for axis in range(3) if axis != depth_axis)]
+    for output_axis, source_axis in enumerate(order):
+        millimetres = torch.arange(shape[source_axis]) * SPACING[source_axis]
+        field = millimetres.view([-1 if axis == source_axis else 1 for axis in range(3)]).expand(shape)
+        steps = resample(field, params).movedim(depth_axis, 0).diff(dim=output_axis).abs()
+        middle = steps.narrow(output_axis, 2, steps.shape[output_axis] - 4)  # at the border the volume may end
+        assert middle.numpy() == pytest.approx(params.input_spacing(SPACING)[output_axis], rel=1e-4)
+
+
+def test_the_graph_hands_the_spacing_on() -> None:
+    cases = random_cases()
+    spacing = build(cases).run()[4].as_array()
+    assert spacing == pytest.approx(np.stack([params.input_spacing(SPACING) for _, params in cases]))
 
 
 @pytest.mark.parametrize("depth_axis", [0, 1, 2])

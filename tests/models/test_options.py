@@ -7,6 +7,7 @@ from torch import nn
 from mri_fm.config import HeadConfig, ModelConfig, load_config
 from mri_fm.engine.setup import parameter_groups
 from mri_fm.errors import UserError
+from mri_fm.inputs import Inputs
 from mri_fm.models.heads import decoder, predictor
 from mri_fm.models.layers import drop_path_gates
 from mri_fm.models.vit import VisionTransformer
@@ -214,7 +215,7 @@ def test_each_layer_of_the_student_has_its_own_gates_of_the_runs_seed(name):
     seen, positions = [], torch.arange(50, 54)
     for block in objective.student.blocks:
         block.register_forward_pre_hook(lambda block, arguments: seen.append(arguments[2]))
-    objective(torch.randn(4, 1, *SIZE), positions, 48, {})
+    objective(Inputs(torch.randn(4, 1, *SIZE), positions, 48), {})
     assert torch.stack(seen, dim=1).equal(drop_path_gates(0.9, 3, seed=9, positions_B=positions))
 
 
@@ -232,7 +233,7 @@ def test_objectives_train_with_every_option_and_by_position_alone(name):
     x, schedule = torch.randn(2, 1, *SIZE), {"spectral_weight": 0.01}
 
     def loss(start: int) -> torch.Tensor:
-        return objective(x, torch.arange(start, start + 2), 0, schedule)[0]
+        return objective(Inputs(x, torch.arange(start, start + 2), 0), schedule)[0]
 
     first = loss(0)
     first.backward()

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from mri_fm.config import HeadConfig, ModelConfig
+from mri_fm.inputs import Inputs
 from mri_fm.objectives import JEPA, MAE
 from mri_fm.objectives.hybrid import Hybrid
 
@@ -18,13 +19,13 @@ def volumes() -> torch.Tensor:
 @pytest.mark.parametrize("weight", [0.0, 1.0, 0.3])
 def test_the_loss_is_that_of_mae_and_jepa_with_the_same_weights(weight):
     hybrid = Hybrid(Hybrid.Config(prediction_weight=weight), MODEL, SIZE, seed=4)
-    loss, metrics = hybrid(volumes(), POSITIONS, 0, {})
+    loss, metrics = hybrid(Inputs(volumes(), POSITIONS, 0), {})
     state = hybrid.state_dict()
     parts = []
     for cls in (MAE, JEPA):
         part = cls(cls.Config(), MODEL, SIZE, seed=4)
         part.load_state_dict({name: state[name] for name in part.state_dict()})
-        parts.append(part(volumes(), POSITIONS, 0, {})[0])
+        parts.append(part(Inputs(volumes(), POSITIONS, 0), {})[0])
     torch.testing.assert_close(loss, parts[0] + weight * parts[1])
     torch.testing.assert_close(metrics["loss_reconstruction"], parts[0].detach())
 
@@ -33,7 +34,7 @@ def test_the_student_runs_once_and_both_heads_and_it_are_trained():
     hybrid = Hybrid(Hybrid.Config(), MODEL, SIZE, seed=4)
     calls = []
     hybrid.student.register_forward_hook(lambda *_: calls.append(1))
-    hybrid(volumes(), POSITIONS, 0, {})[0].backward()
+    hybrid(Inputs(volumes(), POSITIONS, 0), {})[0].backward()
     assert len(calls) == 1
     trained = {name.split(".")[0] for name, p in hybrid.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert trained == {"student", "predictor", "decoder"}

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mri_fm.config import HeadConfig, ModelConfig
 from mri_fm.errors import UserError
+from mri_fm.inputs import Inputs
 from mri_fm.losses.vcr import variance_covariance
 from mri_fm.objectives import JEPA, JEPAVCR
 from tests.distributed import run_ranks
@@ -40,8 +41,8 @@ DISTANCES = {
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_loss_is_the_mean_distance_to_the_normalised_teacher_in_float64(distance):
     jepa, x = build(distance=distance).double(), volumes().double()
-    loss, metrics = jepa(x, POSITIONS, 0, {})
-    visible_BV, hidden_BM, *_ = jepa.mask(POSITIONS, 0)
+    loss, metrics = jepa(Inputs(x, POSITIONS, 0), {})
+    visible_BV, hidden_BM, *_ = jepa.mask(Inputs(x, POSITIONS, 0))
     teacher_BND = jepa.teacher(x)
     mean, std = teacher_BND.mean(-1, keepdim=True), teacher_BND.var(-1, unbiased=False, keepdim=True).add(1e-5).sqrt()
     pred_BMD = jepa.predictor(jepa.student(x, visible_BV), visible_BV, hidden_BM)
@@ -58,15 +59,15 @@ def test_an_unknown_distance_is_refused():
 
 def test_loss_of_a_batch_is_the_mean_over_its_samples_wherever_it_is_split():
     jepa, x = build().double(), volumes().double()
-    together, _ = jepa(x, POSITIONS, 0, {})
-    alone = [jepa(x[i : i + 1], POSITIONS[i : i + 1], 99, {})[0] for i in range(4)]
+    together, _ = jepa(Inputs(x, POSITIONS, 0), {})
+    alone = [jepa(Inputs(x[i : i + 1], POSITIONS[i : i + 1], 99), {})[0] for i in range(4)]
     torch.testing.assert_close(together, torch.stack(alone).mean(), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("cls", [JEPA, JEPAVCR])
 def test_gradients_reach_all_of_student_and_predictor_and_nothing_of_the_teacher(cls):
     jepa = build(cls)
-    jepa(volumes(), POSITIONS, 0, {})[0].backward()
+    jepa(Inputs(volumes(), POSITIONS, 0), {})[0].backward()
     for name, parameter in jepa.named_parameters():
         if name.startswith("teacher."):
             assert not parameter.requires_grad, name
@@ -111,30 +112,30 @@ def test_the_encoder_is_the_teacher():
 
 def test_the_prediction_sees_visible_voxels_alone():
     jepa, x = build(), volumes()
-    before = jepa.features(x, jepa.masks(POSITIONS, 0), POSITIONS)
-    hidden_BM = jepa.mask(POSITIONS, 0).hidden_BM
+    before = jepa.features(Inputs(x, POSITIONS, 0), jepa.masks(Inputs(x, POSITIONS, 0)))
+    hidden_BM = jepa.mask(Inputs(x, POSITIONS, 0)).hidden_BM
     hidden = torch.zeros(4, jepa.student.num_tokens, dtype=torch.bool).scatter(1, hidden_BM, True)
     voxels = hidden.reshape(4, 1, *jepa.student.grid)
     for axis, patch in zip((2, 3, 4), jepa.student.patch, strict=True):
         voxels = voxels.repeat_interleave(patch, dim=axis)
-    after = jepa.features(x + voxels, jepa.masks(POSITIONS, 0), POSITIONS)
+    after = jepa.features(Inputs(x + voxels, POSITIONS, 0), jepa.masks(Inputs(x + voxels, POSITIONS, 0)))
     assert after.pred_BMD.equal(before.pred_BMD)
     assert not after.target_BMD.equal(before.target_BMD)
 
 
 def test_masks_are_per_sample_in_jepa_and_shared_from_the_group_position_in_vcr():
-    own_BM = build().mask(POSITIONS, 0).hidden_BM
+    own_BM = build().mask(Inputs(volumes(), POSITIONS, 0)).hidden_BM
     assert not own_BM[0].equal(own_BM[1])
-    shared_BM = build(JEPAVCR).mask(POSITIONS, 31).hidden_BM
+    shared_BM = build(JEPAVCR).mask(Inputs(volumes(), POSITIONS, 31)).hidden_BM
     assert (shared_BM == shared_BM[0]).all()
-    assert not shared_BM.equal(build(JEPAVCR).mask(POSITIONS, 32).hidden_BM)
+    assert not shared_BM.equal(build(JEPAVCR).mask(Inputs(volumes(), POSITIONS, 32)).hidden_BM)
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_vcr_is_aligned_where_masks_are_shared_and_pooled_where_they_are_not(shared):
     jepa, x = build(JEPAVCR, shared_mask=shared).double(), volumes().double()
-    _, metrics = jepa(x, POSITIONS, 0, {})
-    features = jepa.features(x, jepa.masks(POSITIONS, 0), POSITIONS)
+    _, metrics = jepa(Inputs(x, POSITIONS, 0), {})
+    features = jepa.features(Inputs(x, POSITIONS, 0), jepa.masks(Inputs(x, POSITIONS, 0)))
     variance, other = (
         variance_covariance(features.context_BVD, features.target_BMD, aligned=aligned)[0] for aligned in (shared, not shared)
     )
@@ -144,8 +145,8 @@ def test_vcr_is_aligned_where_masks_are_shared_and_pooled_where_they_are_not(sha
 
 def test_vcr_adds_its_weighted_terms():
     jepa, x = build(JEPAVCR).double(), volumes().double()
-    loss, metrics = jepa(x, POSITIONS, 0, {})
-    features = jepa.features(x, jepa.masks(POSITIONS, 0), POSITIONS)
+    loss, metrics = jepa(Inputs(x, POSITIONS, 0), {})
+    features = jepa.features(Inputs(x, POSITIONS, 0), jepa.masks(Inputs(x, POSITIONS, 0)))
     variance, covariance = variance_covariance(features.context_BVD, features.target_BMD)
     prediction = (features.pred_BMD - features.target_BMD).abs().mean()
     torch.testing.assert_close(loss, prediction + 0.25 * (1.0 * variance + 0.1 * covariance), rtol=1e-12, atol=0)
@@ -158,14 +159,14 @@ def test_vcr_adds_its_weighted_terms():
 def test_vcr_is_not_computed_at_weight_0():
     jepa = build(JEPAVCR, vcr_weight=0.0)
     with mock.patch("mri_fm.objectives.jepa_vcr.variance_covariance", side_effect=AssertionError):
-        loss, metrics = jepa(volumes(), POSITIONS, 0, {})
+        loss, metrics = jepa(Inputs(volumes(), POSITIONS, 0), {})
     assert metrics.keys() == {"loss_prediction"}
     assert loss.detach().equal(metrics["loss_prediction"])
 
 
 def test_vcr_is_finite_at_batch_1():
     jepa = build(JEPAVCR)
-    loss, metrics = jepa(volumes(1), POSITIONS[:1], 7, {})
+    loss, metrics = jepa(Inputs(volumes(1), POSITIONS[:1], 7), {})
     loss.backward()
     assert loss.isfinite()
     assert metrics["loss_variance"] == 0
@@ -175,7 +176,7 @@ def test_vcr_is_finite_at_batch_1():
 def step(cls: type[JEPA], rank: int, world: int) -> tuple[list[float], list[float]]:
     """Mean loss over ranks and the averaged gradient of the global batch of four."""
     jepa, mine = build(cls).double(), slice(rank, None, world)
-    loss, _ = jepa(volumes().double()[mine], POSITIONS[mine], 0, {})
+    loss, _ = jepa(Inputs(volumes().double()[mine], POSITIONS[mine], 0), {})
     loss.backward()
     result = torch.cat([loss.detach().reshape(1), *(p.grad.flatten() for p in jepa.parameters() if p.requires_grad)])
     if world > 1:
@@ -200,11 +201,11 @@ def test_two_ranks_equal_one(cls):
 @pytest.mark.parametrize("autocast", [True, False])
 def test_losses_are_float32_under_bf16(cls, autocast):
     jepa, x = build(cls), volumes()
-    exact, _ = jepa(x, POSITIONS, 0, {})
+    exact, _ = jepa(Inputs(x, POSITIONS, 0), {})
     if not autocast:
         jepa = jepa.to(torch.bfloat16)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        loss, metrics = jepa(x, POSITIONS, 0, {})
+        loss, metrics = jepa(Inputs(x, POSITIONS, 0), {})
     loss.backward()
     assert all(value.dtype == torch.float32 for value in (loss, *metrics.values()))
     assert loss.item() == pytest.approx(exact.item(), rel=2e-2)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mri_fm.config import HeadConfig, ModelConfig, load_config
 from mri_fm.errors import UserError
+from mri_fm.inputs import Inputs
 from mri_fm.losses.sigreg import sliced_gaussianity
 from mri_fm.objectives.jepa_sigreg import JEPASIGReg
 from tests.distributed import run_ranks
@@ -28,8 +29,8 @@ def build(**options) -> JEPASIGReg:
 @pytest.mark.parametrize("shared", [True, False])
 def test_it_adds_the_weighted_regulariser_with_the_slices_of_the_micro_step(shared):
     objective, x = build(sigreg_weight=0.7, slices=5, shared_mask=shared).double(), volumes().double()
-    loss, metrics = objective(x, POSITIONS, 16, {})
-    features = objective.features(x, objective.masks(POSITIONS, 16), POSITIONS)
+    loss, metrics = objective(Inputs(x, POSITIONS, 16), {})
+    features = objective.features(Inputs(x, POSITIONS, 16), objective.masks(Inputs(x, POSITIONS, 16)))
     value = sliced_gaussianity(features.context_BVD, features.target_BMD, seed=4, group_position=16, slices=5, aligned=shared)
     torch.testing.assert_close(loss, objective.prediction_loss(features) + 0.7 * value, rtol=1e-12, atol=0)
     assert metrics.keys() == {"loss_prediction", "loss_sigreg"}
@@ -39,7 +40,7 @@ def test_it_adds_the_weighted_regulariser_with_the_slices_of_the_micro_step(shar
 
 def test_it_is_not_computed_at_weight_0():
     with mock.patch("mri_fm.objectives.jepa_sigreg.sliced_gaussianity", side_effect=AssertionError):
-        loss, metrics = build(sigreg_weight=0.0)(volumes(), POSITIONS, 0, {})
+        loss, metrics = build(sigreg_weight=0.0)(Inputs(volumes(), POSITIONS, 0), {})
     assert metrics.keys() == {"loss_prediction"}
     assert loss.detach().equal(metrics["loss_prediction"])
 
@@ -47,7 +48,7 @@ def test_it_is_not_computed_at_weight_0():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_it_is_finite_at_batch_1(dtype):
     objective = build().to(dtype)
-    loss, metrics = objective(volumes(1), POSITIONS[:1], 7, {})
+    loss, metrics = objective(Inputs(volumes(1), POSITIONS[:1], 7), {})
     loss.backward()
     assert metrics["loss_sigreg"] == 0
     assert loss.dtype == torch.float32
@@ -61,7 +62,7 @@ def test_it_keeps_the_spread_of_features_that_plain_jepa_loses():
         optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=3e-3)
         for step in range(60):
             optimizer.zero_grad()
-            objective(x, positions, 8 * step, {})[0].backward()
+            objective(Inputs(x, positions, 8 * step), {})[0].backward()
             optimizer.step()
             with torch.no_grad():
                 for teacher, student in objective.ema_pairs():
@@ -74,7 +75,7 @@ def test_it_keeps_the_spread_of_features_that_plain_jepa_loses():
 def step(rank: int, world: int) -> tuple[list[float], list[float]]:
     """Mean loss over ranks and the averaged gradient of the global batch of four."""
     objective, mine = build().double(), slice(rank, None, world)
-    loss, _ = objective(volumes().double()[mine], POSITIONS[mine], 0, {})
+    loss, _ = objective(Inputs(volumes().double()[mine], POSITIONS[mine], 0), {})
     loss.backward()
     result = torch.cat([loss.detach().reshape(1), *(p.grad.flatten() for p in objective.parameters() if p.requires_grad)])
     if world > 1:

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from mri_fm.config import HeadConfig, ModelConfig, load_config
 from mri_fm.errors import UserError
+from mri_fm.inputs import Inputs
 from mri_fm.losses.spectral import MODES, spectral_loss_reference
 from mri_fm.objectives import MAESpectral
 
@@ -25,8 +26,8 @@ def build(**options) -> MAESpectral:
 @pytest.mark.parametrize("power", [1.0, 2.0])
 def test_gradient_ratio_is_that_of_the_two_losses_gradients_in_the_predicted_patches(power, patch_norm):
     objective, x = build(power=power, patch_norm=patch_norm).double(), volumes().double()
-    _, metrics = objective(x, POSITIONS, 0, WEIGHT)
-    pred_BMP, hidden_BM = objective.predict(x, POSITIONS, 0)
+    _, metrics = objective(Inputs(x, POSITIONS, 0), WEIGHT)
+    pred_BMP, hidden_BM = objective.predict(Inputs(x, POSITIONS, 0))
     leaf = pred_BMP.detach().requires_grad_()
     losses = spectral_loss_reference(objective.mosaic(leaf, x, hidden_BM), x), objective.reconstruction_loss(leaf, x, hidden_BM)
     spectral, reconstruction = (torch.autograd.grad(loss, leaf)[0].norm() for loss in losses)
@@ -35,10 +36,10 @@ def test_gradient_ratio_is_that_of_the_two_losses_gradients_in_the_predicted_pat
 
 def test_without_gradients_there_is_no_ratio_but_the_same_loss():
     objective, x = build(), volumes()
-    loss, metrics = objective(x, POSITIONS, 0, WEIGHT)
+    loss, metrics = objective(Inputs(x, POSITIONS, 0), WEIGHT)
     assert not metrics["spectral_gradient_ratio"].requires_grad
     with torch.no_grad():
-        again, metrics = objective(x, POSITIONS, 0, WEIGHT)
+        again, metrics = objective(Inputs(x, POSITIONS, 0), WEIGHT)
     torch.testing.assert_close(again, loss.detach())
     assert "spectral_gradient_ratio" not in metrics
 
@@ -49,7 +50,7 @@ def test_every_mode_trains(mode):
     optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
     values = []
     for _ in range(12):
-        loss, metrics = objective(x, POSITIONS, 0, WEIGHT)
+        loss, metrics = objective(Inputs(x, POSITIONS, 0), WEIGHT)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -59,8 +60,8 @@ def test_every_mode_trains(mode):
 
 def test_radial_log_power_looks_at_the_hidden_patches_alone():
     objective, x = build(mode="radial_log_power").double(), volumes().double()
-    mosaic, hidden = objective.reconstruct(x, POSITIONS, 0)
-    _, metrics = objective(x, POSITIONS, 0, WEIGHT)
+    mosaic, hidden = objective.reconstruct(Inputs(x, POSITIONS, 0))
+    _, metrics = objective(Inputs(x, POSITIONS, 0), WEIGHT)
     expected = spectral_loss_reference(mosaic, x, mode="radial_log_power", hidden=hidden)
     torch.testing.assert_close(metrics["loss_spectral"], expected, rtol=1e-8, atol=0)
 
@@ -68,8 +69,8 @@ def test_radial_log_power_looks_at_the_hidden_patches_alone():
 def test_the_options_of_the_spectrum_reach_the_loss():
     options = {"cutoff": 0.1, "cutoff_high": 0.4, "softness": 0.05, "units": "cycles_per_mm"}
     objective, x = build(spacing=[2.0, 1.0, 1.5], **options).double(), volumes().double()
-    expected = spectral_loss_reference(objective.reconstruct(x, POSITIONS, 0)[0], x, spacing=(2.0, 1.0, 1.5), **options)
-    torch.testing.assert_close(objective(x, POSITIONS, 0, WEIGHT)[1]["loss_spectral"], expected, rtol=1e-8, atol=0)
+    expected = spectral_loss_reference(objective.reconstruct(Inputs(x, POSITIONS, 0))[0], x, spacing=(2.0, 1.0, 1.5), **options)
+    torch.testing.assert_close(objective(Inputs(x, POSITIONS, 0), WEIGHT)[1]["loss_spectral"], expected, rtol=1e-8, atol=0)
 
 
 def test_options_are_taken_from_the_command_line():

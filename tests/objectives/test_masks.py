@@ -6,6 +6,7 @@ from torch import Tensor
 
 from mri_fm.config import HeadConfig, ModelConfig, load_config
 from mri_fm.errors import UserError
+from mri_fm.inputs import Inputs
 from mri_fm.masking import KINDS
 from mri_fm.objectives import JEPA, JEPAVCR, OBJECTIVES, Objective
 from mri_fm.objectives.hybrid import Hybrid
@@ -41,23 +42,23 @@ def test_every_objective_trains_under_every_mask(name, kind, foreground):
     options = {"shared_mask": False} if foreground else {}
     objective = build(OBJECTIVES[name], mask=kind, foreground=foreground, **options)
     x, inside = volumes()
-    loss, metrics = objective(x, POSITIONS, 0, SCHEDULE, inside)
+    loss, metrics = objective(Inputs(x, POSITIONS, 0, inside), SCHEDULE)
     loss.backward()
     assert all(value.isfinite() for value in (loss, *metrics.values()))
     assert all(p.grad.isfinite().all() for p in objective.parameters() if p.grad is not None)
 
 
 def test_kinds_have_their_shapes():
-    columns = as_grid(build(JEPA, mask="tube").mask(POSITIONS, 0).hidden_BM, build(JEPA)).sum(1)
+    columns = as_grid(build(JEPA, mask="tube").mask(Inputs(volumes()[0], POSITIONS, 0)).hidden_BM, build(JEPA)).sum(1)
     assert ((columns > 0) & (columns < 4)).flatten(1).sum(1).max() <= 1
-    blocks = build(JEPA, mask="multiblock", mask_ratio=0.3).mask(POSITIONS, 0).hidden_BM
-    random = build(JEPA, mask_ratio=0.3).mask(POSITIONS, 0).hidden_BM
+    blocks = build(JEPA, mask="multiblock", mask_ratio=0.3).mask(Inputs(volumes()[0], POSITIONS, 0)).hidden_BM
+    random = build(JEPA, mask_ratio=0.3).mask(Inputs(volumes()[0], POSITIONS, 0)).hidden_BM
     borders = [as_grid(index_BM, build(JEPA)).int().diff(dim=3).abs().sum() for index_BM in (blocks, random)]
     assert borders[0] < borders[1]
 
 
 def test_blocks_follow_their_options():
-    masks = [build(JEPA, mask="multiblock", **options).mask(POSITIONS, 0).hidden_BM for options in (
+    masks = [build(JEPA, mask="multiblock", **options).mask(Inputs(volumes()[0], POSITIONS, 0)).hidden_BM for options in (
         {}, {"mask_blocks": 3}, {"mask_scale": [0.4, 0.5]}, {"mask_aspect": [3.0, 4.0]}, {"mask_depth": [0.2, 0.3]}
     )]  # fmt: skip
     assert not any(masks[0].equal(other) for other in masks[1:])
@@ -67,8 +68,8 @@ def test_blocks_follow_their_options():
 @pytest.mark.parametrize("budget", [1.0, 0.6])
 def test_foreground_is_hidden_first_down_to_its_visible_share(kind, budget):
     objective = build(JEPA, mask=kind, foreground=True, foreground_visible=0.25, token_budget=budget, mask_ratio=0.75)
-    _, inside = volumes()
-    mask = objective.mask(POSITIONS, 0, inside)
+    x, inside = volumes()
+    mask = objective.mask(Inputs(x, POSITIONS, 0, inside))
     tissue = inside[0, 0].unfold(0, 4, 4).unfold(1, 4, 4).unfold(2, 4, 4).flatten(3).any(3).flatten()
     count = int(tissue.sum())
     assert count < budget * objective.student.num_tokens  # the budget keeps all of it
@@ -79,7 +80,8 @@ def test_foreground_is_hidden_first_down_to_its_visible_share(kind, budget):
 @pytest.mark.parametrize("kind", KINDS)
 def test_masks_lie_within_the_token_budget(kind):
     objective = build(JEPA, mask=kind, token_budget=0.6)
-    mask = objective.mask(POSITIONS, 0, volumes()[1])
+    x, inside = volumes()
+    mask = objective.mask(Inputs(x, POSITIONS, 0, inside))
     both = torch.cat([mask.visible_BV, mask.hidden_BM], dim=1).sort(dim=1).values
     assert both.equal(mask.kept_BK)
     assert mask.kept_BK.gather(1, mask.hidden_in_kept_BM).equal(mask.hidden_BM)
@@ -91,19 +93,19 @@ def test_several_sets_average_and_the_teacher_runs_once(cls):
     runs = {"teacher": 0, "student": 0}
     objective.teacher.register_forward_hook(lambda *_: runs.update(teacher=runs["teacher"] + 1))
     objective.student.register_forward_hook(lambda *_: runs.update(student=runs["student"] + 1))
-    loss, _ = objective(x, POSITIONS, 0, {})
+    loss, _ = objective(Inputs(x, POSITIONS, 0), {})
     assert runs == {"teacher": 1, "student": 3}
-    drawn = objective.masks(POSITIONS, 0)
+    drawn = objective.masks(Inputs(x, POSITIONS, 0))
     singles = []
     for mask in drawn:
         objective.masks = lambda *_, mask=mask: [mask]
-        singles.append(objective(x, POSITIONS, 0, {})[0])
+        singles.append(objective(Inputs(x, POSITIONS, 0), {})[0])
     torch.testing.assert_close(loss, torch.stack(singles).mean(), rtol=1e-12, atol=0)
     assert not singles[0].equal(singles[1])
 
 
 def test_several_sets_are_slots_of_their_own_to_vcr():
-    loss, metrics = build(JEPAVCR, mask_sets=2)(volumes()[0], POSITIONS, 0, {})
+    loss, metrics = build(JEPAVCR, mask_sets=2)(Inputs(volumes()[0], POSITIONS, 0), {})
     assert loss.isfinite()
     assert metrics["loss_variance"] > 0
 
@@ -121,7 +123,7 @@ def test_sets_cost_the_student_and_the_predictor_again_but_not_the_teacher():
 def test_constant_and_empty_volumes_are_finite_at_batch_1(name, kind, dtype, value):
     objective = build(OBJECTIVES[name], mask=kind, foreground=True, shared_mask=False).to(dtype)
     x = torch.full((1, 1, *SIZE), value)
-    loss, metrics = objective(x, POSITIONS[:1], 7, SCHEDULE, torch.zeros_like(x, dtype=torch.bool))
+    loss, metrics = objective(Inputs(x, POSITIONS[:1], 7, torch.zeros_like(x, dtype=torch.bool)), SCHEDULE)
     loss.backward()
     assert all(number.isfinite() for number in metrics.values())
     assert loss.isfinite()
@@ -133,9 +135,9 @@ def test_constant_and_empty_volumes_are_finite_at_batch_1(name, kind, dtype, val
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_ratios_that_round_to_no_token_still_leave_one(name, ratio):
     objective = build(OBJECTIVES[name], mask_ratio=ratio)
-    mask = objective.mask(POSITIONS, 0)
+    mask = objective.mask(Inputs(volumes()[0], POSITIONS, 0))
     assert min(mask.visible_BV.shape[1], mask.hidden_BM.shape[1]) == 1
-    assert objective(volumes()[0], POSITIONS, 0, SCHEDULE)[0].isfinite()
+    assert objective(Inputs(volumes()[0], POSITIONS, 0), SCHEDULE)[0].isfinite()
 
 
 @pytest.mark.parametrize(
@@ -165,4 +167,4 @@ def test_a_volume_of_one_token_is_refused_before_the_first_step(name):
 
 def test_foreground_masks_without_a_foreground_are_refused():
     with pytest.raises(ValueError, match="need foreground_BCZYX"):
-        build(JEPA, foreground=True).mask(POSITIONS, 0)
+        build(JEPA, foreground=True).mask(Inputs(volumes()[0], POSITIONS, 0))

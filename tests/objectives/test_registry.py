@@ -7,6 +7,7 @@ import torch
 import mri_fm.objectives
 from mri_fm.config import PRESETS, HeadConfig, ModelConfig
 from mri_fm.errors import UserError
+from mri_fm.inputs import Inputs
 from mri_fm.objectives import OBJECTIVES, Objective, objective_class
 
 MODEL = ModelConfig(width=24, depth=1, heads=3, predictor=HeadConfig(24, 1, 3), decoder=HeadConfig(24, 1, 3))
@@ -41,7 +42,7 @@ def test_nothing_synchronises_with_the_host(name):
     """Meta tensors have no values, so any `.item()` or data-dependent shape fails on them."""
     x = torch.empty(2, 1, 16, 16, 16, device="meta")
     positions_B = torch.empty(2, dtype=torch.int64, device="meta")
-    loss, metrics = build(name).to("meta")(x, positions_B, 0, {"spectral_weight": 0.01})
+    loss, metrics = build(name).to("meta")(Inputs(x, positions_B, 0), {"spectral_weight": 0.01})
     assert loss.shape == ()
     assert all(value.shape == () for value in metrics.values())
 

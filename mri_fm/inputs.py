@@ -1,0 +1,31 @@
+"""What an objective is given of one micro-batch; the loader's batches are such inputs.
+
+Axes: B batch, C channels, Z/Y/X depth, height, width of the input, 3 the axes z, y, x.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """One micro-batch of one rank.
+
+    A dataclass of tensors passes DeepSpeed's hooks as one opaque argument, so that it neither casts nor copies them.
+
+    Attributes:
+        x_BCZYX: float32, augmented and z-scored.
+        positions_B: int64 global sample positions, on the device of x.
+        group_position: the first position of the global micro-step, equal on all ranks.
+        foreground_BCZYX: bool, voxels above the background; None: not known.
+        spacing_B3: float32, millimetres between voxels of x along depth, height, width; None: not known.
+    """
+
+    x_BCZYX: Tensor
+    positions_B: Tensor
+    group_position: int
+    foreground_BCZYX: Tensor | None = None
+    spacing_B3: Tensor | None = None
