@@ -21,7 +21,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--objective", required=True, help="mae, mae_spectral, jepa, jepa_vcr, jepa_sigreg, hybrid")
     parser.add_argument("--ds_config", type=Path, help="how to shard, communicate and offload (default: ds_configs/zero1.json)")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("words", nargs="*", metavar="key=value", help="overrides; {model,data,optim}=NAME choose presets")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="key=value",
+        help="overrides; {recipe,model,data,optim}=NAME choose presets, for instance recipe=paper (arXiv 2606.13315) and "
+        "recipe=fast (without most of the air): docs/recipes.md",
+    )
     return parser.parse_intermixed_args(arguments)
 
 

@@ -1,8 +1,9 @@
 """The configuration: dataclasses are the schema, YAML presets fill it, `key=value` words override it.
 
-`load_config("jepa_vcr", ["model=vit_small", "train.steps=100"])` merges, in this order, `presets/base.yaml`,
-`presets/objective/jepa_vcr.yaml`, `presets/model/vit_small.yaml`, `presets/data/….yaml` and the words. An unknown key or an
-ill-typed value is a `UserError` that names the nearest key.
+`load_config("jepa_vcr", ["recipe=paper", "model=vit_small", "train.steps=100"])` merges, in this order, `presets/base.yaml`,
+`presets/objective/jepa_vcr.yaml`, what `presets/recipe/paper.yaml` says for this objective, `presets/model/vit_small.yaml`,
+`presets/data/….yaml`, `presets/optim/….yaml` and the words. An unknown key or an ill-typed value is a `UserError` that names
+the nearest key.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from yaml import YAMLError
 from mri_fm.errors import UserError, nearest
 
 PRESETS = Path(__file__).parent / "presets"
-GROUPS = ("model", "data", "optim")
+GROUPS = ("recipe", "model", "data", "optim")
 FREE_KEYS = ("data.mixture.",)  # what follows is a name of the user's
+_EVERY_OBJECTIVE = "all"  # the part of a recipe that does not depend on the objective
 
 
 @dataclass
@@ -213,20 +215,22 @@ def load_config(objective: str, words: Sequence[str] = ()) -> Config:
 
     Args:
         objective: a name of `mri_fm.objectives.OBJECTIVES`.
-        words: `key=value` overrides; `model=NAME`, `data=NAME` and `optim=NAME` choose presets.
+        words: `key=value` overrides; `recipe=NAME`, `model=NAME`, `data=NAME` and `optim=NAME` choose presets.
 
     Raises:
-        UserError: unknown objective, preset or key (the nearest one is named), or a value of the wrong type.
+        UserError: unknown objective, preset or key (the nearest one is named), a recipe that does not know the objective, or a
+            value of the wrong type.
     """
     from mri_fm.objectives import objective_class  # the objectives import this module
 
     merged = OmegaConf.structured(Config)
     merged.objective = OmegaConf.structured(objective_class(objective).Config)
     choices, overrides = _split_words(words)
-    layers = [PRESETS / "base.yaml", _preset("objective", objective)]
-    layers += [_preset(group, choices[group]) for group in GROUPS if group in choices]
-    for layer in layers:
-        _merge(merged, OmegaConf.load(layer), str(layer.relative_to(PRESETS)))
+    files = [PRESETS / "base.yaml", _preset("objective", objective)]
+    files += [_preset(group, choices[group]) for group in GROUPS if group in choices]
+    for file in files:
+        for layer in _layers(file, objective):
+            _merge(merged, layer, str(file.relative_to(PRESETS)))
     for word in overrides:
         _merge(merged, _parse(word), f"'{word}'")
     config = _to_object(merged)
@@ -297,6 +301,17 @@ def _preset(group: str, name: str) -> Path:
         names = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise UserError(f"no {group} preset '{name}'{nearest(name, names)}; there are {', '.join(names)}")
     return path
+
+
+def _layers(file: Path, objective: str) -> list[Any]:
+    """What a preset file contributes: a recipe has a part for every objective and one for this."""
+    content = cast(DictConfig, OmegaConf.load(file))
+    if file.parent.name != "recipe":
+        return [content]
+    known = [str(name) for name in content if name != _EVERY_OBJECTIVE]
+    if objective not in known:
+        raise UserError(f"recipe={file.stem} says nothing about {objective}; it is for {', '.join(known)}")
+    return [content[_EVERY_OBJECTIVE], content[objective]]
 
 
 def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
