@@ -8,6 +8,7 @@ the nearest key.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -92,6 +93,14 @@ class AugmentConfig:
 
 
 @dataclass
+class StageConfig:
+    """A stage of a curriculum: the size of the inputs until a fraction of the run's steps."""
+
+    until: float = MISSING
+    size: list[int] = MISSING  # voxels along depth, height, width
+
+
+@dataclass
 class DataConfig:
     """Where samples come from and what is done to them."""
 
@@ -106,6 +115,7 @@ class DataConfig:
     )  # weight of each data set; those not named are left out; {}: by size
     mixture_by: list[str] = field(default_factory=lambda: ["dataset"])  # what the names are of: dataset, contrast or both, A/T1
     temperature: float = 1.0  # shares of the mixture ∝ rate^(1/temperature): 1 as they are, 5 flatter, .inf equal
+    curriculum: list[StageConfig] = field(default_factory=list)  # sizes before `size`: [{until: 0.5, size: [16,32,32]}]
     skip_budget: int = 0  # samples that may be skipped (and replaced) before the run stops
     verify: str = "full"  # at start: full (checksums of every shard), size
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -114,7 +124,7 @@ class DataConfig:
         """Check what types cannot.
 
         Raises:
-            UserError: a mixture without positive shares.
+            UserError: a mixture without positive shares, or stages of a curriculum that do not follow each other.
         """
         for name, weight in self.mixture.items():
             if not 0.0 < weight < math.inf:
@@ -123,6 +133,11 @@ class DataConfig:
             raise UserError(f"data.mixture_by={self.mixture_by} is not one of [dataset], [contrast], [dataset,contrast]")
         if not self.temperature > 0.0:
             raise UserError(f"data.temperature={self.temperature} must be above 0, for instance 2; 1 changes nothing")
+        ends = [0.0, *(stage.until for stage in self.curriculum), 1.0]
+        if not all(before < after for before, after in itertools.pairwise(ends)):
+            raise UserError(
+                f"data.curriculum ends its stages at {ends[1:-1]}: these must ascend between 0 and 1; data.size follows"
+            )
 
 
 @dataclass
@@ -346,17 +361,7 @@ def _check(config: Config) -> None:
     for key, (value, allowed) in choices.items():
         if value not in allowed:
             raise UserError(f"{key}={value} is not one of {', '.join(allowed)}")
-    lengths: dict[str, tuple[Sequence[float], int]] = {
-        "data.size": (config.data.size, 3),
-        "model.patch": (config.model.patch, 3),
-        "optim.betas": (config.optim.betas, 2),
-    }
-    for key, (values, length) in lengths.items():
-        if len(values) != length:
-            raise UserError(f"{key}={values} must have {length} numbers")
-    for name, axis, patch in zip(["depth", "height", "width"], config.data.size, config.model.patch, strict=True):
-        if axis <= 0 or patch <= 0 or axis % patch:
-            raise UserError(f"data.size: {name} {axis} does not divide by the patch of {patch}; take a multiple of it")
+    _check_sizes(config)
     for head in (config.model, config.model.predictor, config.model.decoder):
         if head.width % head.heads:
             raise UserError(f"model width {head.width} does not divide by its {head.heads} heads")
@@ -380,6 +385,23 @@ def _check(config: Config) -> None:
             raise UserError(f"{key}={number} must be at least 1")
     if config.observe.samples < 2:
         raise UserError(f"observe.samples={config.observe.samples} must be at least 2, or set observe.every=0")
+
+
+def _check_sizes(config: Config) -> None:
+    """Sizes of inputs and patches, and other lists of a fixed length."""
+    sizes = [("data.size", config.data.size)]
+    sizes += [(f"data.curriculum[{number}].size", stage.size) for number, stage in enumerate(config.data.curriculum)]
+    lengths: list[tuple[str, Sequence[float], int]] = [(key, size, 3) for key, size in sizes]
+    lengths += [("model.patch", config.model.patch, 3), ("optim.betas", config.optim.betas, 2)]
+    for key, values, length in lengths:
+        if len(values) != length:
+            raise UserError(f"{key}={values} must have {length} numbers")
+    for key, size in sizes:
+        for name, axis, patch in zip(["depth", "height", "width"], size, config.model.patch, strict=True):
+            if axis <= 0 or patch <= 0 or axis % patch:
+                raise UserError(f"{key}: {name} {axis} does not divide by the patch of {patch}; take a multiple of it")
+        if size == config.model.patch:
+            raise UserError(f"{key}={size} is a single patch, and masks need two: take larger volumes or smaller patches")
 
 
 def _check_transformer(name: str, part: ModelConfig | HeadConfig, rope: bool) -> None:

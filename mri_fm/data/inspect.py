@@ -71,6 +71,7 @@ def _rank_loader(corpus: Corpus, samples: list[Sample], config: Config, rank: in
         rank=rank,
         world=world,
         start_step=start,
+        steps=config.train.steps,
         device=torch.device("cpu"),
         prefetch=1,
     )

@@ -19,6 +19,7 @@ from torch.utils.dlpack import from_dlpack
 
 from mri_fm.config import DataConfig
 from mri_fm.data.corpus import Corpus, Sample
+from mri_fm.data.curriculum import Curriculum
 from mri_fm.data.mixture import is_mixed, resolve_mixture
 from mri_fm.data.pipeline import build_pipeline
 from mri_fm.data.plan import EvaluationPlan, Plan, TrainPlan
@@ -83,6 +84,7 @@ class TrainLoader:
         rank: int,
         world: int,
         start_step: int = 0,
+        steps: int | None = None,
         device: torch.device,
         prefetch: int = 2,
     ) -> None:
@@ -97,6 +99,7 @@ class TrainLoader:
             accumulation: micro-steps per optimizer step.
             rank, world: which part of each micro-step is ours.
             start_step: optimizer steps already taken.
+            steps: optimizer steps of the run; only `data.curriculum` needs them.
             device: where the batches are wanted.
             prefetch: batches that DALI works on ahead, this one included.
 
@@ -106,9 +109,10 @@ class TrainLoader:
         check_batch(global_batch, accumulation, world)
         if not samples:
             raise UserError(f"{corpus.root} has no volume to train on: choose another corpus, split or contrast")
+        curriculum = Curriculum.of(config, steps)
         mixed = is_mixed(config)
         sampler = resolve_mixture(samples, config, corpus.root).sampler(seed) if mixed else Sampler.uniform(len(samples), seed)
-        self._plan = TrainPlan(sampler, config.size, config.augment, seed, global_batch, accumulation, rank, world, start_step)
+        self._plan = TrainPlan(sampler, curriculum, config.augment, seed, global_batch, accumulation, rank, world, start_step)
         self._batches = _PipelineBatches(
             samples,
             self._plan,

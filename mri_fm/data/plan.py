@@ -10,6 +10,7 @@ import numpy as np
 
 from mri_fm.config import AugmentConfig
 from mri_fm.data.corpus import Sample
+from mri_fm.data.curriculum import Curriculum
 from mri_fm.data.params import SampleParams, centre_params, draw_params
 from mri_fm.data.positions import rank_positions
 from mri_fm.data.sampler import Sampler
@@ -39,7 +40,7 @@ class TrainPlan:
     """The endless stream of one rank, from micro-step 0 of `start_step`."""
 
     sampler: Sampler
-    size: Sequence[int]
+    curriculum: Curriculum
     augment: AugmentConfig
     seed: int
     global_batch: int
@@ -77,7 +78,8 @@ class TrainPlan:
 
     def params(self, position: int, sample: Sample) -> SampleParams:
         """Random ones, from (seed, position)."""
-        return draw_params(sample.shape, self.size, self.augment, seed=self.seed, position=position)
+        size = self.curriculum.size(position // self.global_batch)
+        return draw_params(sample.shape, size, self.augment, seed=self.seed, position=position)
 
 
 @dataclass(frozen=True)

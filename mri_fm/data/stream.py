@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mri_fm.config import Config
 from mri_fm.data.corpus import Sample
+from mri_fm.data.curriculum import Curriculum
 from mri_fm.data.mixture import is_mixed, resolve_mixture
 from mri_fm.errors import UserError
 
@@ -33,4 +34,6 @@ def describe_stream(samples: Sequence[Sample], config: Config, world: int) -> li
         )
     if is_mixed(config.data):
         lines.append(resolve_mixture(samples, config.data, root).describe())
+    if config.data.curriculum:
+        lines.append(Curriculum.of(config.data, config.train.steps).describe())
     return lines

@@ -177,6 +177,7 @@ class Trainer:
             rank=environment.rank,
             world=environment.world,
             start_step=start,
+            steps=train.steps,
             device=environment.device,
         )
 

@@ -34,7 +34,10 @@ def test_lines_are_the_same_for_every_world_and_start(ellipsoids: Path, capsys: 
 MIXED = ["data.mixture={T1: 3, T2: 1}", "data.mixture_by=[contrast]"]
 
 
-@pytest.mark.parametrize("options", [MIXED, ["data.temperature=.inf", "data.mixture_by=[contrast]"]])
+GROWING = ["data.curriculum=[{until: 0.25, size: [8,8,16]}, {until: 0.5, size: [16,8,8]}]", "train.steps=4"]
+
+
+@pytest.mark.parametrize("options", [MIXED, ["data.temperature=.inf", "data.mixture_by=[contrast]"], GROWING, GROWING + MIXED])
 def test_lines_are_the_same_for_every_world_and_start_of_any_stream(
     ellipsoids: Path, capsys: pytest.CaptureFixture, options: list[str]
 ) -> None:
