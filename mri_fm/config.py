@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -19,12 +19,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mri_fm.errors import UserError, nearest
-
-PRESETS = Path(__file__).parent / "presets"
-GROUPS = ("recipe", "model", "data", "optim")
-FREE_KEYS = ("data.mixture.",)  # what follows is a name of the user's
-_EVERY_OBJECTIVE = "all"  # the part of a recipe that does not depend on the objective
+from mri_fm.errors import UserError
+from mri_fm.merging import GROUPS, PRESETS, layers_of, merge, parse_word, preset_file, split_words
 
 
 @dataclass
@@ -240,14 +236,14 @@ def load_config(objective: str, words: Sequence[str] = ()) -> Config:
 
     merged = OmegaConf.structured(Config)
     merged.objective = OmegaConf.structured(objective_class(objective).Config)
-    choices, overrides = _split_words(words)
-    files = [PRESETS / "base.yaml", _preset("objective", objective)]
-    files += [_preset(group, choices[group]) for group in GROUPS if group in choices]
+    choices, overrides = split_words(words)
+    files = [PRESETS / "base.yaml", preset_file("objective", objective)]
+    files += [preset_file(group, choices[group]) for group in GROUPS if group in choices]
     for file in files:
-        for layer in _layers(file, objective):
-            _merge(merged, layer, str(file.relative_to(PRESETS)))
+        for layer in layers_of(file, objective):
+            merge(merged, layer, str(file.relative_to(PRESETS)))
     for word in overrides:
-        _merge(merged, _parse(word), f"'{word}'")
+        merge(merged, parse_word(word), f"'{word}'")
     config = _to_object(merged)
     _check(config)
     return config
@@ -270,34 +266,13 @@ def config_from_yaml(path: Path) -> Config:
         raise UserError(f"{path} is not a configuration that train.py wrote; starting the run again writes it anew") from error
     merged = OmegaConf.structured(Config)
     merged.objective = OmegaConf.structured(objective_class(name).Config)
-    _merge(merged, loaded, str(path))
+    merge(merged, loaded, str(path))
     return _to_object(merged)
 
 
 def to_yaml(config: Config) -> str:
     """The resolved configuration as YAML, readable by `config_from_yaml`."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
-
-
-def _split_words(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    choices: dict[str, str] = {}
-    overrides = []
-    for word in words:
-        key, separator, value = word.partition("=")
-        if not separator:
-            raise UserError(f"'{word}' is not of the form key=value, for instance train.steps=100")
-        if key in GROUPS:
-            choices[key] = value
-        else:
-            overrides.append(word)
-    return choices, overrides
-
-
-def _parse(word: str) -> DictConfig:
-    try:
-        return OmegaConf.from_dotlist([word])
-    except YAMLError:
-        raise UserError(f"the value of '{word}' is not valid YAML: close its brackets and quotes") from None
 
 
 def _to_object(merged: DictConfig) -> Config:
@@ -308,44 +283,6 @@ def _to_object(merged: DictConfig) -> Config:
         return cast(Config, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise UserError(f"configuration: {str(error).splitlines()[0]}") from error
-
-
-def _preset(group: str, name: str) -> Path:
-    path = PRESETS / group / f"{name}.yaml"
-    if not path.is_file():
-        names = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        raise UserError(f"no {group} preset '{name}'{nearest(name, names)}; there are {', '.join(names)}")
-    return path
-
-
-def _layers(file: Path, objective: str) -> list[Any]:
-    """What a preset file contributes: a recipe has a part for every objective and one for this."""
-    content = cast(DictConfig, OmegaConf.load(file))
-    if file.parent.name != "recipe":
-        return [content]
-    known = [str(name) for name in content if name != _EVERY_OBJECTIVE]
-    if objective not in known:
-        raise UserError(f"recipe={file.stem} says nothing about {objective}; it is for {', '.join(known)}")
-    return [content[_EVERY_OBJECTIVE], content[objective]]
-
-
-def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key in map(str, node):
-        yield f"{prefix}{key}"
-        child = node._get_node(key)
-        if isinstance(child, DictConfig) and not child._is_missing():
-            yield from _keys(child, f"{prefix}{key}.")
-
-
-def _merge(target: DictConfig, layer: Any, origin: str) -> None:
-    known = list(_keys(target))
-    for key in reversed(list(_keys(layer))):  # the leaves first: their full name finds the nearest key
-        if key not in known and not key.startswith(FREE_KEYS):
-            raise UserError(f"unknown key '{key}' in {origin}{nearest(key, known)}")
-    try:
-        target.merge_with(layer)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{origin}: {str(error).splitlines()[0]}") from error
 
 
 def _check(config: Config) -> None:
