@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mri_fm.data.codecs import RAW, check_codecs
 from mri_fm.data.schema import (
     ARCHIVE_DIR,
     CORPUS_FILE,
@@ -48,12 +49,16 @@ LOCK_FILE = "private/lock"
 
 @dataclass(frozen=True)
 class Spec:
-    """What decides a corpus besides its inputs. `max_spacing` in mm, `shard_bytes` of payload per shard at most."""
+    """What decides a corpus besides its inputs.
+
+    `max_spacing` in mm; `shard_bytes` of uncompressed payload per shard at most; `codec` of the payloads.
+    """
 
     max_spacing: float = MAX_SPACING_MM
     val_fraction: float = 0.1
     test_fraction: float = 0.0
     shard_bytes: int = 1_000_000_000
+    codec: str = RAW.name
 
     def __post_init__(self) -> None:
         if not 0 < self.max_spacing < 100:
@@ -62,10 +67,11 @@ class Spec:
             raise UserError("--val-fraction and --test-fraction must be at least 0 and leave something to train on")
         if self.shard_bytes < 1:
             raise UserError(f"--shard-bytes {self.shard_bytes} must be positive")
+        check_codecs([self.codec], "--codec")
 
     def resolved(self) -> dict[str, Any]:
         """Everything that decides the bytes, as corpus.json states it."""
-        fixed = {"algorithm": ALGORITHM, "crop_margin": CROP_MARGIN, "min_field_of_view": MIN_FIELD_OF_VIEW_MM, "codec": "raw"}
+        fixed = {"algorithm": ALGORITHM, "crop_margin": CROP_MARGIN, "min_field_of_view": MIN_FIELD_OF_VIEW_MM}
         return {**asdict(self), **fixed}
 
     def hash(self) -> str:
@@ -227,7 +233,8 @@ def _write(
     open_archive(out / ARCHIVE_DIR)
     records = run(write_task, tasks, "write shards")
     facts = {key: row for record in records for key, row in record["rows"].items()}
-    rows = [_manifest_row(m, knowledge[path], splits[path], facts[m.key]) for path, m in members.items()]
+    stored = {"codec": spec.codec}
+    rows = [_manifest_row(m, knowledge[path], splits[path], stored | facts[m.key]) for path, m in members.items()]
     write_manifest(out, sorted(rows, key=lambda row: row["key"]))
     ledger = _ledger_rows(decisions, kept, members)
     write_ledger(out, ledger)
@@ -257,7 +264,9 @@ def _shard_tasks(
         sizes = {k: decisions[path].payload_bytes for k, (path, _) in by_key.items() if splits[path] == split}
         for number, keys in enumerate(plan_shards(sizes, shard_size(sizes, spec.shard_bytes), position)):
             chosen = tuple(by_key[key][1] for key in keys)
-            tasks.append(ShardTask(str(raw), str(out), f"{split}-{number:06d}", chosen, spec.max_spacing, spec.hash()))
+            tasks.append(
+                ShardTask(str(raw), str(out), f"{split}-{number:06d}", chosen, spec.max_spacing, spec.codec, spec.hash())
+            )
     return tasks
 
 

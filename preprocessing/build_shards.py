@@ -7,6 +7,7 @@ import errno
 import os
 from pathlib import Path
 
+from mri_fm.data.codecs import CODECS, RAW
 from mri_fm.errors import UserError, run_main
 
 NO_ROOM_OR_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
@@ -24,7 +25,8 @@ def main() -> None:
     from preprocessing.build import Spec, build, summary  # after parsing: this import takes seconds, in every worker too
     from preprocessing.report import write_report
 
-    spec = Spec(arguments.max_spacing, arguments.val_fraction, arguments.test_fraction, arguments.shard_bytes)
+    fields = ("max_spacing", "val_fraction", "test_fraction", "shard_bytes", "codec")
+    spec = Spec(**{name: getattr(arguments, name) for name in fields})
     workers = {"workers": arguments.workers, "scheduler": arguments.scheduler}
     try:
         content, changed = build(arguments.raw, arguments.out, spec, **workers, report=write_report)
@@ -46,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--test-fraction", type=float, default=0.0, help="share of subjects for tests")
     parser.add_argument(
         "--shard-bytes", type=_whole, default=1_000_000_000, help="payload per shard at most; small corpora get smaller ones"
+    )
+    parser.add_argument(
+        "--codec", default=RAW.name, help=f"how voxels are stored in the shards: {', '.join(CODECS)} (default: %(default)s)"
     )
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes on this machine")
     parser.add_argument("--scheduler", help="address of a running Dask scheduler, e.g. tcp://host:8786, instead of --workers")

@@ -15,6 +15,7 @@ import webdataset
 import xxhash
 from numpy.typing import NDArray
 
+from mri_fm.data.codecs import RAW, Codec
 from preprocessing.files import write_text
 
 INDEX_VERSION = "v1.2"
@@ -38,7 +39,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Payload:
-    """Where a `.raw` member lies in its shard: `offset` and `size` in bytes, `checksum` its XXH3-64 in hex."""
+    """Where a payload lies in its shard: `offset` and `size` in bytes, `checksum` its XXH3-64 in hex."""
 
     key: str
     offset: int
@@ -46,44 +47,44 @@ class Payload:
     checksum: str
 
 
-def write_shard(path: Path, samples: Iterable[Sample]) -> list[Payload]:
+def write_shard(path: Path, samples: Iterable[Sample], codec: Codec = RAW) -> list[Payload]:
     """Write `path` (.tar) and its `.idx`, each under its final name only once it is complete.
 
-    The bytes depend on the samples alone: time stamps are 0 and the owner is fixed.
+    The bytes depend on the samples and the codec alone: time stamps are 0 and the owner is fixed.
     """
     partial = path.with_suffix(".tar.partial")
     checksums = {}
     with partial.open("wb") as stream:
         with webdataset.TarWriter(stream, user=OWNER, group=OWNER, mtime=0, encoder=False) as writer:
             for sample in samples:
-                members = encode(sample)
-                checksums[sample.key] = xxhash.xxh3_64_hexdigest(members["raw"])
+                members = encode(sample, codec)
+                checksums[sample.key] = xxhash.xxh3_64_hexdigest(members[codec.extension])
                 writer.write({"__key__": sample.key, **members})
         stream.flush()
         os.fsync(stream.fileno())
-    payloads = write_index(partial, path.with_suffix(".idx"), checksums)
+    payloads = write_index(partial, path.with_suffix(".idx"), checksums, codec)
     partial.replace(path)
     return payloads
 
 
-def encode(sample: Sample) -> dict[str, bytes]:
-    """The members of a sample by extension: `raw` little-endian int16, `shape` 3 × int32, `json`."""
+def encode(sample: Sample, codec: Codec = RAW) -> dict[str, bytes]:
+    """The members of a sample by extension: the payload under its codec's, `shape` 3 × int32, `json`."""
     return {
-        "raw": sample.voxels.astype("<i2", copy=False).tobytes(),
+        codec.extension: codec.encode(sample.voxels),
         "shape": np.asarray(sample.voxels.shape, "<i4").tobytes(),
         "json": json.dumps(sample.info, sort_keys=True, allow_nan=False).encode(),
     }
 
 
-def write_index(tar: Path, index: Path, checksums: dict[str, str]) -> list[Payload]:
-    """Write the index of a tar from the headers that lie in it, and tell where each `.raw` member is."""
+def write_index(tar: Path, index: Path, checksums: dict[str, str], codec: Codec = RAW) -> list[Payload]:
+    """Write the index of a tar from the headers that lie in it, and tell where each payload is."""
     groups: dict[str, list[str]] = {}
     payloads = []
     with tarfile.open(tar) as archive:
         for member in archive:
             key, _, extension = member.name.partition(".")
             groups.setdefault(key, []).append(f"{extension} {member.offset_data} {member.size} {member.name}")
-            if extension == "raw":
+            if extension == codec.extension:
                 payloads.append(Payload(key, member.offset_data, member.size, checksums[key]))
     write_text(index, "\n".join([f"{INDEX_VERSION} {len(groups)}", *map(" ".join, groups.values()), ""]))
     return payloads

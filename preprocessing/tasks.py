@@ -10,6 +10,7 @@ from typing import Any
 
 import xxhash
 
+from mri_fm.data.codecs import CODECS
 from mri_fm.data.schema import ARCHIVE_DIR, SHARD_DIR
 from mri_fm.errors import UserError
 from mri_fm.volume.canonical import Canonical, Crop, canonicalise, crop
@@ -57,6 +58,7 @@ class ShardTask:
     name: str
     members: tuple[Member, ...]
     max_spacing: float
+    codec: str
     spec_hash: str
 
     def identity(self) -> str:
@@ -110,7 +112,7 @@ def write_task(task: ShardTask) -> dict[str, Any]:
         return earlier
     rows: dict[str, dict[str, Any]] = {}
     tar = out / SHARD_DIR / f"{task.name}.tar"
-    payloads = write_shard(tar, _samples(task, rows))
+    payloads = write_shard(tar, _samples(task, rows), CODECS[task.codec])
     for payload in payloads:
         rows[payload.key] |= {"shard": tar.name, **{k: v for k, v in asdict(payload).items() if k != "key"}}
     record = _record(task, out, tar, rows)

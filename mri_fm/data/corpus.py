@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mri_fm.data import schema
+from mri_fm.data.codecs import check_codecs
 from mri_fm.data.storage import Storage, open_storage
 from mri_fm.errors import UserError
 
@@ -31,9 +32,10 @@ class Sample:
         p01, p99: percentiles over the foreground, stored units.
         crop_p01, crop_p99: percentiles over the whole crop, stored units.
         shard: path of the tar file in the corpus' storage.
-        offset, size: byte range of the int16 payload in it.
-        checksum: XXH3-64 of the payload, 16 hex digits.
+        offset, size: byte range of the payload in it, as stored.
+        checksum: XXH3-64 of the payload as stored, 16 hex digits.
         row: index in the manifest.
+        codec: what the payload is stored with, a name of `mri_fm.data.codecs.CODECS`.
     """
 
     key: str
@@ -53,6 +55,7 @@ class Sample:
     size: int
     checksum: str
     row: int
+    codec: str = "raw"
 
 
 class Corpus:
@@ -78,8 +81,8 @@ class Corpus:
                 size with the byte ranges in the manifest.
 
         Raises:
-            UserError: no corpus there, storage that cannot be reached, another format version, or a file that is missing,
-                truncated or changed.
+            UserError: no corpus there, storage that cannot be reached, another format version, a codec that is not
+                installed, or a file that is missing, truncated or changed.
         """
         with closing(open_storage(address)) as storage:
             return cls._open(storage, verify)
@@ -90,6 +93,7 @@ class Corpus:
         if verify == "full":
             _verify_checksum(storage, schema.MANIFEST_FILE, info["checksums"])
         corpus = cls(storage, info, _read_manifest(storage))
+        check_codecs((sample.codec for sample in corpus.samples), corpus.root)
         for name, end in corpus._shard_ends().items():
             _verify_size(storage, f"{schema.SHARD_DIR}/{name}", end)
             if verify == "full":
@@ -169,18 +173,19 @@ def _read_manifest(storage: Storage) -> Any:
         table = pq.read_table(pa.BufferReader(content))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]}): {_REBUILD}") from error
-    absent = [name for name in schema.MANIFEST.names if name not in table.column_names]
+    absent = [name for name in schema.MANIFEST.names if name not in (*table.column_names, *schema.LATER)]
     if absent:
         raise UserError(f"{path} lacks the columns {', '.join(absent)}: {_REBUILD}")
     return table
 
 
 def _samples(root: PurePath, table: Any) -> list[Sample]:
-    names = [name for name in Sample.__dataclass_fields__ if name != "row"]
+    names = [name for name in Sample.__dataclass_fields__ if name in table.column_names]
     rows = table.select(names).to_pylist()
     for number, row in enumerate(rows):
         row.update(
             row=number,
+            codec=row.get("codec") or "raw",
             shape=tuple(row["shape"]),
             spacing=tuple(row["spacing"]),
             shard=root / schema.SHARD_DIR / row["shard"],

@@ -11,11 +11,10 @@ from functools import partial
 import numpy as np
 import xxhash
 
+from mri_fm.data.codecs import CODECS
 from mri_fm.data.corpus import Sample
 from mri_fm.data.retry import STORED, retried
 from mri_fm.data.storage import TRANSIENT, LocalStorage, Storage
-
-_PAYLOAD = np.dtype("<i2")
 
 
 class Fault(IntEnum):
@@ -38,7 +37,7 @@ _REASONS = {
     Fault.UNREADABLE: "the shard cannot be opened or read",
     Fault.SHORT_READ: "the shard ends before the payload does",
     Fault.CHECKSUM: "the payload's checksum differs from the manifest's",
-    Fault.SHAPE: "the payload's size does not fit the shape in the manifest",
+    Fault.SHAPE: "the payload does not decode to the shape in the manifest",
     Fault.UNREACHABLE: "the storage did not answer in time, however often it was asked",
 }
 
@@ -70,9 +69,10 @@ class ShardReader:
             raise BadSampleError(Fault.UNREACHABLE) from error
         except OSError as error:
             raise BadSampleError(Fault.UNREADABLE) from error
-        if sample.size != _PAYLOAD.itemsize * int(np.prod(sample.shape)):
-            raise BadSampleError(Fault.SHAPE)
-        return np.frombuffer(payload, dtype=_PAYLOAD).reshape(sample.shape)
+        try:
+            return CODECS[sample.codec].decode(payload, sample.shape)
+        except (ValueError, RuntimeError) as error:
+            raise BadSampleError(Fault.SHAPE) from error
 
     def close(self) -> None:
         """Close every open shard."""

@@ -8,8 +8,9 @@
       shards/{split}-{nnnnnn}.tar  and an .idx beside each
       report.html
 
-A shard sample is `{key}.raw` (little-endian int16, axes z,y,x of RAS+, cropped to the brain box + 6 voxels; 0 is
-background and only background, foreground is 1…32767), `{key}.shape` (3 × int32) and `{key}.json`.
+A shard sample is its payload, `{key}.raw` (little-endian int16, axes z,y,x of RAS+, cropped to the brain box + 6 voxels; 0 is
+background and only background, foreground is 1…32767) or the same compressed, `{key}.raw.lz4` or `{key}.raw.blosc`
+(`mri_fm.data.codecs`); `{key}.shape` (3 × int32) and `{key}.json`.
 
 corpus.json is one object with at least `format_version` (FORMAT_VERSION), `counts`, `spec`, `spec_hash` and `checksums`:
 {posix path relative to the corpus: XXH3-64, 16 hex digits} of every file but itself and those under private/; a volume of
@@ -52,12 +53,16 @@ MANIFEST = pa.schema(
         ("foreground_fraction", pa.float32()),  # of the payload
         ("content_hash", pa.string()),  # XXH3-128 of the canonical int16 voxels before the crop + shape + spacing
         ("shard", pa.string()),  # file name under shards/
-        ("offset", pa.int64()),  # of the .raw payload in the shard, bytes
-        ("size", pa.int64()),  # of the .raw payload, bytes
-        ("checksum", pa.string()),  # XXH3-64 of the .raw payload, 16 hex digits
+        ("offset", pa.int64()),  # of the payload in the shard, bytes
+        ("size", pa.int64()),  # of the payload as stored, bytes
+        ("checksum", pa.string()),  # XXH3-64 of the payload as stored, 16 hex digits
+        ("codec", pa.string()),  # of the payload, `mri_fm.data.codecs`; where it is absent or null: raw
     ]
 )
-"""Columns every manifest has, in this order; label columns follow."""
+"""Columns every manifest has, in this order (those in `LATER` since then); label columns follow."""
+
+LATER = ("codec",)
+"""Columns that manifests of this format version may lack."""
 
 LEDGER = pa.schema(
     [

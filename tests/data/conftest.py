@@ -11,6 +11,7 @@ import pytest
 import xxhash
 
 from mri_fm.data import schema
+from mri_fm.data.codecs import RAW, Codec
 from preprocessing.shards import Sample, write_shard
 
 SHAPES = [(20, 26, 22), (6, 30, 25), (25, 7, 30), (30, 25, 7), (24, 24, 24), (22, 20, 25), (23, 23, 24)]
@@ -46,16 +47,17 @@ def manifest_row(number: int, voxels: np.ndarray) -> dict:
     }
 
 
-def write_corpus(root: Path) -> None:
+def write_corpus(root: Path, codec: Codec = RAW) -> None:
     (root / schema.SHARD_DIR).mkdir(parents=True)
     volumes = [volume(number, shape) for number, shape in enumerate(SHAPES)]
     rows = []
     for first in range(0, len(volumes), PER_SHARD):
         shard = root / schema.SHARD_DIR / f"train-{first // PER_SHARD:06d}.tar"
         numbers = range(first, min(first + PER_SHARD, len(volumes)))
-        payloads = write_shard(shard, [Sample(f"vol{n:03d}", volumes[n], {}) for n in numbers])
+        payloads = write_shard(shard, [Sample(f"vol{n:03d}", volumes[n], {}) for n in numbers], codec)
         for n, payload in zip(numbers, payloads, strict=True):
             place = {"shard": shard.name, "offset": payload.offset, "size": payload.size, "checksum": payload.checksum}
+            place["codec"] = codec.name
             rows.append(manifest_row(n, volumes[n]) | place)
     pq.write_table(pa.Table.from_pylist(rows, schema=schema.MANIFEST), root / schema.MANIFEST_FILE)
     files = [root / schema.MANIFEST_FILE, *sorted((root / schema.SHARD_DIR).iterdir())]

@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -14,6 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
+from mri_fm.data.codecs import BLOSC, LZ4, Codec
+from mri_fm.data.corpus import Corpus
+from mri_fm.data.reader import ShardReader
 from mri_fm.errors import UserError
 from preprocessing import tasks
 from preprocessing.build import Spec, build, summary
@@ -64,6 +68,21 @@ def test_every_row_finds_its_payload(corpus: Path) -> None:
         assert [row["crop_p01"], row["crop_p99"]] == pytest.approx(np.percentile(voxels, [1, 99]))
         assert row["shard"].startswith(row["split"])
         assert row["content_hash"].startswith(key)
+
+
+@pytest.mark.parametrize("codec", [LZ4, BLOSC], ids=lambda codec: codec.name)
+def test_a_compressed_corpus_holds_the_same_voxels(tmp_path: Path, corpus: Path, codec: Codec) -> None:
+    build(corpus.parent / "raw", tmp_path / "corpus", replace(SPEC, codec=codec.name))
+    raw, packed = (Corpus.open(root) for root in (corpus, tmp_path / "corpus"))
+    assert packed.info["spec"]["codec"] == codec.name
+    reader = ShardReader()
+    for one, other in zip(packed.samples, raw.samples, strict=True):
+        assert (one.key, one.codec, other.codec) == (other.key, codec.name, "raw")
+        assert one.size < other.size
+        assert np.array_equal(reader.read(one), reader.read(other))
+    with tarfile.open(tmp_path / "corpus/shards" / raw.samples[0].shard.name) as archive:
+        assert {name.partition(".")[2] for name in archive.getnames()} == {codec.extension, "shape", "json"}
+    assert build(corpus.parent / "raw", tmp_path / "corpus", replace(SPEC, codec=codec.name))[1] is False
 
 
 def test_labels_splits_and_orientation_arrive(corpus: Path) -> None:
@@ -168,19 +187,19 @@ def test_an_interrupted_build_continues_and_equals_one_that_was_not(
     written = []
     real = tasks.write_shard
 
-    def stop_at_third(path, samples):
+    def stop_at_third(path, samples, codec):
         if len(written) == 2:
             next(iter(samples))
             raise KeyboardInterrupt
         written.append(path.name)
-        return real(path, samples)
+        return real(path, samples, codec)
 
     monkeypatch.setattr(tasks, "write_shard", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         build(raw, out, SPEC)
     assert not (out / "corpus.json").exists()
     resumed = []
-    monkeypatch.setattr(tasks, "write_shard", lambda path, samples: resumed.append(path.name) or real(path, samples))
+    monkeypatch.setattr(tasks, "write_shard", lambda path, *rest: resumed.append(path.name) or real(path, *rest))
     monkeypatch.setattr("preprocessing.build.examine", lambda *_: pytest.fail("pass 1 was repeated"))
     build(raw, out, SPEC)
     assert resumed
@@ -288,7 +307,8 @@ def test_mistakes(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="inside one another"):
             build(raw, inside)
     for wrong in ({"max_spacing": 0}, {"val_fraction": 0.6, "test_fraction": 0.4}, {"val_fraction": -0.1}, {"shard_bytes": 0},
-                  {"max_spacing": float("nan")}, {"val_fraction": float("nan")}, {"test_fraction": float("nan")}):  # fmt: skip
+                  {"max_spacing": float("nan")}, {"val_fraction": float("nan")}, {"test_fraction": float("nan")},
+                  {"codec": "zip"}):  # fmt: skip
         with pytest.raises(UserError):
             Spec(**wrong)
 

@@ -11,6 +11,7 @@ import pytest
 import webdataset
 import xxhash
 
+from mri_fm.data.codecs import CODECS, Codec
 from preprocessing.shards import Sample, encode, write_shard
 
 
@@ -22,38 +23,47 @@ def samples(count: int = 5) -> list[Sample]:
     ]
 
 
-def test_index_equals_dalis(tmp_path: Path) -> None:
-    write_shard(tmp_path / "train-000000.tar", samples())
+every_codec = pytest.mark.parametrize("codec", CODECS.values(), ids=lambda codec: codec.name)
+
+
+@every_codec
+def test_index_equals_dalis(tmp_path: Path, codec: Codec) -> None:
+    write_shard(tmp_path / "train-000000.tar", samples(), codec)
     tool = Path(sys.executable).parent / "wds2idx"
     theirs = tmp_path / "theirs.idx"
     subprocess.run([sys.executable, tool, tmp_path / "train-000000.tar", theirs], check=True, capture_output=True)
     assert (tmp_path / "train-000000.idx").read_text() == theirs.read_text()
 
 
-def test_payload_is_found_by_offset_and_size(tmp_path: Path) -> None:
+@every_codec
+def test_payload_is_found_by_offset_and_size(tmp_path: Path, codec: Codec) -> None:
     path = tmp_path / "train-000000.tar"
-    payloads = write_shard(path, samples())
+    payloads = write_shard(path, samples(), codec)
     blob = path.read_bytes()
     for sample, payload in zip(samples(), payloads, strict=True):
         raw = blob[payload.offset : payload.offset + payload.size]
         assert payload.key == sample.key
         assert payload.checksum == xxhash.xxh3_64_hexdigest(raw)
-        assert np.array_equal(np.frombuffer(raw, "<i2").reshape(sample.voxels.shape), sample.voxels)
+        assert np.array_equal(codec.decode(raw, sample.voxels.shape), sample.voxels)
 
 
-def test_webdataset_reads_it(tmp_path: Path) -> None:
+@every_codec
+def test_webdataset_reads_it(tmp_path: Path, codec: Codec) -> None:
     path = tmp_path / "train-000000.tar"
-    write_shard(path, samples())
+    write_shard(path, samples(), codec)
     read = list(webdataset.WebDataset(str(path), shardshuffle=False))
     assert [r["__key__"] for r in read] == [s.key for s in samples()]
     for got, sample in zip(read, samples(), strict=True):
-        assert np.array_equal(np.frombuffer(got["shape"], "<i4"), sample.voxels.shape)
+        shape = np.frombuffer(got["shape"], "<i4")
+        assert np.array_equal(shape, sample.voxels.shape)
+        assert np.array_equal(codec.decode(got[codec.extension], shape), sample.voxels)
         assert json.loads(got["json"]) == sample.info
 
 
-def test_bytes_depend_on_samples_alone(tmp_path: Path) -> None:
-    write_shard(tmp_path / "a.tar", samples())
-    write_shard(tmp_path / "b.tar", iter(samples()))
+@every_codec
+def test_bytes_depend_on_samples_and_codec_alone(tmp_path: Path, codec: Codec) -> None:
+    write_shard(tmp_path / "a.tar", samples(), codec)
+    write_shard(tmp_path / "b.tar", iter(samples()), codec)
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
     with tarfile.open(tmp_path / "a.tar") as archive:
         assert {(m.mtime, m.uid, m.gid, m.uname) for m in archive} == {(0, 0, 0, "mri-fm")}
