@@ -128,7 +128,7 @@ def compare(objective: str, model: str, corpus: Path, repeats: int) -> list[str]
             target,
             f"{flops:.2f}",
             f"{peak_mib(objective, model, budget, corpus):.0f}",
-            f"{lost_share(foreground_S, module.num_kept):.2%}",
+            f"{lost_share(foreground_S, module.count_tokens()[0]):.2%}",
         ]
         rows.append("| " + " | ".join(cells) + " |")
     return rows

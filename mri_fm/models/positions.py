@@ -53,6 +53,7 @@ class SincosPositions(nn.Module):
         self.width, self.grid = width, grid
         self.register_buffer("table_ND", sincos_positions(width, grid), persistent=False)
         self.table_ND: Tensor
+        self._other: tuple[Size3, Tensor] | None = None  # the last other grid and its table
 
     def forward(
         self, tokens_BTD: Tensor, index_BT: Tensor | None, grid: Size3, spacing_B3: Tensor | None
@@ -70,11 +71,18 @@ class SincosPositions(nn.Module):
         """
         if spacing_B3 is not None:
             raise ValueError("sine-cosine positions know no spacing: build the model with position=rope")
-        table_ND = self.table_ND
-        if grid != self.grid:
-            table_ND = sincos_positions(self.width, grid, self.grid).to(table_ND)
+        table_ND = self._table(grid)
         placed = table_ND if index_BT is None else table_ND[index_BT]
         return tokens_BTD + placed.to(tokens_BTD.dtype), None
+
+    def _table(self, grid: Size3) -> Tensor:
+        """The table of a grid; the last other one than the trained one is kept, since tables come from the host."""
+        if grid == self.grid:
+            return self.table_ND
+        if self._other is None or self._other[0] != grid:
+            self._other = grid, sincos_positions(self.width, grid, self.grid)
+        self._other = grid, self._other[1].to(self.table_ND)
+        return self._other[1]
 
 
 class RotaryPositions(nn.Module):

@@ -5,6 +5,7 @@ Axes: B batch, N tokens, V visible tokens, M hidden tokens, D width, C channels,
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,8 +28,8 @@ from mri_fm.masking import (
     tube_mask,
     uniform_mask,
 )
-from mri_fm.models.patches import patchify
-from mri_fm.models.vit import VisionTransformer
+from mri_fm.models.patches import Size3, patch_grid, patchify
+from mri_fm.models.vit import VisionTransformer, as_size3
 from mri_fm.rng import Stream, generator
 from mri_fm.token_budget import count_kept
 
@@ -99,6 +100,7 @@ class Mask(NamedTuple):
     hidden_BM: Tensor  # int64, among all N tokens
     kept_BK: Tensor | None  # int64, visible and hidden together, K = V + M; None: all N
     hidden_in_kept_BM: Tensor  # int64, where the hidden ones stand among the kept ones
+    grid: Size3  # of the N tokens
 
 
 class Objective(nn.Module):
@@ -111,28 +113,40 @@ class Objective(nn.Module):
     Config: ClassVar[type]
     student: VisionTransformer
 
-    def __init__(self, config: Any, model: ModelConfig, size: tuple[int, int, int], seed: int) -> None:
+    def __init__(self, config: Any, model: ModelConfig, size: Size3, seed: int) -> None:
         """Build the modules.
 
         Args:
             config: an instance of this class' `Config`.
             model: sizes of the encoder and the heads.
-            size: depth, height, width of the input in voxels.
+            size: depth, height, width in voxels of the input that positions are counted in; others may be given later.
             seed: keys the masks and the initial weights, which are therefore equal on all ranks.
 
         Raises:
-            UserError: a volume of one token, of which nothing could be hidden.
+            UserError: as `check_size`.
         """
         super().__init__()
-        self.config, self.seed, self.sizes = config, seed, model
+        self.config, self.seed, self.sizes, self.size = config, seed, model, size
+        self.check_size(size)
         self.student = self.draw_encoder(model, size)
-        if self.student.num_tokens < 2:
+
+    def check_size(self, size: Size3) -> None:
+        """Make sure that volumes of this size can be trained on.
+
+        Raises:
+            UserError: they do not divide into patches, or are one token, of which nothing could be hidden.
+        """
+        try:
+            grid = patch_grid(size, as_size3(self.sizes.patch))
+        except ValueError as error:
+            raise UserError(f"{error}: take multiples of model.patch={self.sizes.patch}") from error
+        if math.prod(grid) < 2:
             raise UserError(
-                f"data.size={list(size)} is a single patch of model.patch={model.patch}, and masks need two or more: "
+                f"data.size={list(size)} is a single patch of model.patch={self.sizes.patch}, and masks need two or more: "
                 "take larger volumes or smaller patches"
             )
 
-    def draw_encoder(self, model: ModelConfig, size: tuple[int, int, int]) -> VisionTransformer:
+    def draw_encoder(self, model: ModelConfig, size: Size3) -> VisionTransformer:
         """The encoder with the initial weights of `seed`, the same at each call; restarts torch's global generator."""
         torch.manual_seed(int(generator(self.seed, Stream.INIT, 0).integers(2**63)))
         return VisionTransformer.from_config(model, size, seed=self.seed)
@@ -150,8 +164,12 @@ class Objective(nn.Module):
         """
 
     @abstractmethod
-    def flops_per_sample(self) -> float:
-        """FLOPs of the forward and backward pass of one sample, attention included (`mri_fm.models.flops`)."""
+    def flops_per_sample(self, size: Size3 | None = None) -> float:
+        """FLOPs of the forward and backward pass of one sample, attention included (`mri_fm.models.flops`).
+
+        Args:
+            size: depth, height, width of the sample in voxels; None: what the objective was built for.
+        """
 
     def schedules(self, steps: int) -> dict[str, np.ndarray]:
         """Values per optimizer step, float64 (steps,). The key "ema" is the teacher's momentum."""
@@ -165,33 +183,32 @@ class Objective(nn.Module):
         """The network that is kept for downstream use."""
         return self.student
 
-    @property
-    def num_kept(self) -> int:
-        """K: tokens of a sample that are worked on."""
-        return count_kept(self.student.num_tokens, self.config.token_budget)
-
-    @property
-    def num_visible(self) -> int:
-        """V: tokens of a sample that the student sees."""
-        return self.num_kept - count_hidden(self.num_kept, self.config.mask_ratio)
+    def count_tokens(self, size: Size3 | None = None) -> tuple[int, int]:
+        """K and V: how many tokens of a sample of `size` are worked on, and how many of them the student sees."""
+        kept = count_kept(math.prod(patch_grid(size or self.size, self.student.patch)), self.config.token_budget)
+        return kept, kept - count_hidden(kept, self.config.mask_ratio)
 
     def mask(self, inputs: Inputs, *, set_index: int = 0) -> Mask:
         """Draw the token budget, then hide `config.mask_ratio` of the kept tokens (`mri_fm.masking`).
 
-        Several sets of a sample (`set_index`) hide different tokens among the same kept ones.
+        Tokens are those of the inputs' own size. Several sets of a sample (`set_index`) hide different ones among the
+        same kept ones.
 
         Raises:
             ValueError: a token budget below 1 or foreground-aware masks without `inputs.foreground_BCZYX`.
         """
+        size = as_size3(inputs.x_BCZYX.shape[2:])
+        grid, (kept, _) = patch_grid(size, self.student.patch), self.count_tokens(size)
         foreground_BN = kept_BK = None
-        budgeted = self.num_kept < self.student.num_tokens
+        budgeted = kept < math.prod(grid)
         if budgeted or self.config.foreground:
             if inputs.foreground_BCZYX is None:
                 raise ValueError("a token budget below 1 and foreground-aware masks need foreground_BCZYX")
             foreground_BN = patchify(inputs.foreground_BCZYX, self.student.patch).any(dim=2)
         if budgeted and foreground_BN is not None:
-            kept_BK = keep_tokens(foreground_BN, self.num_kept, seed=self.seed, positions_B=inputs.positions_B)
+            kept_BK = keep_tokens(foreground_BN, kept, seed=self.seed, positions_B=inputs.positions_B)
         visible_BV, hidden_BM = self._hide(
+            grid,
             MaskDraw(
                 self.seed,
                 inputs.positions_B,
@@ -201,15 +218,15 @@ class Objective(nn.Module):
                 kept_BK=kept_BK,
                 foreground_BN=foreground_BN if self.config.foreground else None,
                 foreground_visible=self.config.foreground_visible,
-            )
+            ),
         )
         if kept_BK is None:
-            return Mask(visible_BV, hidden_BM, None, hidden_BM)
-        return Mask(kept_BK.gather(1, visible_BV), kept_BK.gather(1, hidden_BM), kept_BK, hidden_BM)
+            return Mask(visible_BV, hidden_BM, None, hidden_BM, grid)
+        return Mask(kept_BK.gather(1, visible_BV), kept_BK.gather(1, hidden_BM), kept_BK, hidden_BM, grid)
 
-    def _hide(self, draw: MaskDraw) -> tuple[Tensor, Tensor]:
+    def _hide(self, grid: Size3, draw: MaskDraw) -> tuple[Tensor, Tensor]:
         """Visible and hidden among the kept tokens."""
-        grid, ratio = self.student.grid, self.config.mask_ratio
+        ratio = self.config.mask_ratio
         if self.config.mask == "tube":
             return tube_mask(grid, ratio, draw)
         if self.config.mask == "multiblock":

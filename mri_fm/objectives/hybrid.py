@@ -31,6 +31,7 @@ from torch import Tensor
 
 from mri_fm.inputs import Inputs
 from mri_fm.models.flops import TRAINED, head_flops
+from mri_fm.models.patches import Size3
 from mri_fm.objectives.jepa import JEPA, JEPAConfig
 from mri_fm.objectives.mae import MAE, MAEConfig
 
@@ -55,14 +56,14 @@ class Hybrid(JEPA, MAE):
         features = self.features(inputs, masks)
         reconstructions = []
         for mask, context_BVD in zip(masks, features.context_BVD.chunk(len(masks), dim=1), strict=True):
-            pred_BMP = self.decoder(context_BVD, mask.visible_BV, mask.hidden_BM)
+            pred_BMP = self.decoder(context_BVD, mask.visible_BV, mask.hidden_BM, grid=mask.grid)
             reconstructions.append(self.reconstruction_loss(pred_BMP, inputs.x_BCZYX, mask.hidden_BM))
         reconstruction = torch.stack(reconstructions).mean()
         prediction = self.prediction_loss(features)
         metrics = {"loss_reconstruction": reconstruction.detach(), "loss_prediction": prediction.detach()}
         return reconstruction + self.config.prediction_weight * prediction, metrics
 
-    def flops_per_sample(self) -> float:
+    def flops_per_sample(self, size: Size3 | None = None) -> float:
         """JEPA's, and the decoder on all kept tokens, per mask."""
-        decoder = head_flops(self.sizes.decoder, self.num_kept, self.sizes.mlp)
-        return super().flops_per_sample() + self.config.mask_sets * TRAINED * decoder
+        decoder = head_flops(self.sizes.decoder, self.count_tokens(size)[0], self.sizes.mlp)
+        return super().flops_per_sample(size) + self.config.mask_sets * TRAINED * decoder

@@ -38,7 +38,7 @@ from mri_fm.inputs import Inputs
 from mri_fm.losses.precision import at_least_float32, full_precision
 from mri_fm.models.flops import TRAINED, encoder_flops, head_flops
 from mri_fm.models.heads import predictor
-from mri_fm.models.patches import take_tokens
+from mri_fm.models.patches import Size3, take_tokens
 from mri_fm.models.vit import VisionTransformer
 from mri_fm.objectives.base import Mask, MaskedConfig, Objective, mean_per_sample
 
@@ -85,7 +85,7 @@ class JEPA(Objective):
     Config = JEPAConfig
     config: JEPAConfig
 
-    def __init__(self, config: JEPAConfig, model: ModelConfig, size: tuple[int, int, int], seed: int) -> None:
+    def __init__(self, config: JEPAConfig, model: ModelConfig, size: Size3, seed: int) -> None:
         super().__init__(config, model, size, seed)
         self.predictor = predictor(model, self.student)
         # Drawn again instead of copied: a deep copy has no weights under deepspeed.zero.Init.
@@ -103,11 +103,11 @@ class JEPA(Objective):
         """What keeps the features from collapsing: a weighted scalar of the global micro-batch (None: nothing), and metrics."""
         return None, {}
 
-    def flops_per_sample(self) -> float:
+    def flops_per_sample(self, size: Size3 | None = None) -> float:
         """Student on visible tokens and predictor on all kept ones, per mask; the teacher's forward pass on these, once."""
-        tokens = self.num_kept
-        trained = encoder_flops(self.sizes, self.num_visible) + head_flops(self.sizes.predictor, tokens, self.sizes.mlp)
-        return self.config.mask_sets * TRAINED * trained + encoder_flops(self.sizes, tokens)
+        kept, visible = self.count_tokens(size)
+        trained = encoder_flops(self.sizes, visible) + head_flops(self.sizes.predictor, kept, self.sizes.mlp)
+        return self.config.mask_sets * TRAINED * trained + encoder_flops(self.sizes, kept)
 
     def masks(self, inputs: Inputs) -> list[Mask]:
         """`config.mask_sets` independent masks of each sample, see `Objective.mask`."""
@@ -121,7 +121,8 @@ class JEPA(Objective):
         for mask in masks:
             context_BVD = self.student(inputs.x_BCZYX, mask.visible_BV, positions_B=inputs.positions_B)
             target_BMD = normalize(take_tokens(teacher_BKD, mask.hidden_in_kept_BM))
-            sets.append(Features(context_BVD, target_BMD, self.predictor(context_BVD, mask.visible_BV, mask.hidden_BM)))
+            pred_BMD = self.predictor(context_BVD, mask.visible_BV, mask.hidden_BM, grid=mask.grid)
+            sets.append(Features(context_BVD, target_BMD, pred_BMD))
         return sets[0] if len(sets) == 1 else Features(*(torch.cat(parts, dim=1) for parts in zip(*sets, strict=True)))
 
     def prediction_loss(self, features: Features) -> Tensor:

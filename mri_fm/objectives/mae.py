@@ -33,7 +33,8 @@ from mri_fm.inputs import Inputs
 from mri_fm.losses.precision import at_least_float32, full_precision
 from mri_fm.models.flops import TRAINED, encoder_flops, head_flops
 from mri_fm.models.heads import decoder
-from mri_fm.models.patches import patchify, take_tokens, unpatchify
+from mri_fm.models.patches import Size3, patchify, take_tokens, unpatchify
+from mri_fm.models.vit import as_size3
 from mri_fm.objectives.base import MaskedConfig, Objective, mean_per_sample
 
 
@@ -52,7 +53,7 @@ class MAE(Objective):
     Config = MAEConfig
     config: MAEConfig
 
-    def __init__(self, config: MAEConfig, model: ModelConfig, size: tuple[int, int, int], seed: int) -> None:
+    def __init__(self, config: MAEConfig, model: ModelConfig, size: Size3, seed: int) -> None:
         super().__init__(config, model, size, seed)
         self.decoder = decoder(model, self.student)
 
@@ -62,16 +63,16 @@ class MAE(Objective):
         loss = self.reconstruction_loss(pred_BMP, inputs.x_BCZYX, hidden_BM)
         return loss, {"loss_reconstruction": loss.detach()}
 
-    def flops_per_sample(self) -> float:
+    def flops_per_sample(self, size: Size3 | None = None) -> float:
         """The student on visible tokens, the decoder on all kept ones."""
-        encoder = encoder_flops(self.sizes, self.num_visible)
-        return TRAINED * (encoder + head_flops(self.sizes.decoder, self.num_kept, self.sizes.mlp))
+        kept, visible = self.count_tokens(size)
+        return TRAINED * (encoder_flops(self.sizes, visible) + head_flops(self.sizes.decoder, kept, self.sizes.mlp))
 
     def predict(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Predicted patches (B, M, P) and the indices hidden_BM where they belong."""
         mask = self.mask(inputs)
         tokens_BVD = self.student(inputs.x_BCZYX, mask.visible_BV, positions_B=inputs.positions_B)
-        return self.decoder(tokens_BVD, mask.visible_BV, mask.hidden_BM), mask.hidden_BM
+        return self.decoder(tokens_BVD, mask.visible_BV, mask.hidden_BM, grid=mask.grid), mask.hidden_BM
 
     def reconstruction_loss(self, pred_BMP: Tensor, x_BCZYX: Tensor, hidden_BM: Tensor) -> Tensor:
         """Mean |ŷ − y|^p / p over the hidden voxels of each sample, then over samples, in float32 at least."""
@@ -94,7 +95,7 @@ class MAE(Objective):
             pred_BMP = at_least_float32(pred_BMP) * std_BM1 + mean_BM1
         index = hidden_BM[:, :, None].expand(-1, -1, truth_BNP.shape[2])
         patches_BNP = truth_BNP.scatter(1, index, pred_BMP.to(truth_BNP.dtype))
-        return unpatchify(patches_BNP, self.student.patch, self.student.size)
+        return unpatchify(patches_BNP, self.student.patch, as_size3(x_BCZYX.shape[2:]))
 
     @torch.no_grad()
     def reconstruct(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -107,7 +108,7 @@ class MAE(Objective):
         """1 at the voxels of hidden patches, 0 elsewhere; like x."""
         ones_BNP = torch.zeros_like(patchify(x_BCZYX, self.student.patch))
         ones_BNP.scatter_(1, hidden_BM[:, :, None].expand(-1, -1, ones_BNP.shape[2]), 1.0)
-        return unpatchify(ones_BNP, self.student.patch, self.student.size)
+        return unpatchify(ones_BNP, self.student.patch, as_size3(x_BCZYX.shape[2:]))
 
 
 def patch_statistics(patches_BMP: Tensor) -> tuple[Tensor, Tensor]:

@@ -103,7 +103,12 @@ class MAESpectral(MAE):
 
     def __init__(self, config: MAESpectralConfig, model: ModelConfig, size: Size3, seed: int) -> None:
         super().__init__(config, model, size, seed)
-        self.spectrum = config.spectrum(size)
+        self.spectrum = config.spectrum()
+
+    def check_size(self, size: Size3) -> None:
+        """See `Objective.check_size`; some frequency of the size must lie in the pass band, too."""
+        super().check_size(size)
+        self.config.spectrum(size)
 
     def forward(self, inputs: Inputs, schedule: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
         """Both losses, mean over this rank's samples; see `Objective.forward`."""
