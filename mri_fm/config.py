@@ -104,6 +104,8 @@ class DataConfig:
     size: list[int] = field(default_factory=lambda: [32, 64, 64])  # voxels along depth, height, width
     device: str = "auto"  # where DALI works: auto (gpu where there is one), cpu, gpu
     threads: int = 1  # DALI threads of one rank
+    workers: int = 0  # processes per rank that read; 0: the rank itself, cheapest on local storage (docs/faults.md)
+    timeout_s: float = 300.0  # a read, or a silence of the loader, that lasts longer ends its workers, then the rank
     statistics: str = "foreground"  # percentiles and z-score over: foreground, volume (as in the paper)
     contrasts: list[str] = field(default_factory=list)  # train on these alone; empty: all
     mixture: dict[str, float] = field(
@@ -320,6 +322,11 @@ def _check(config: Config) -> None:
     for key, number in positive.items():
         if number < 1:
             raise UserError(f"{key}={number} must be at least 1")
+    for key, number in {"data.workers": config.data.workers, "data.skip_budget": config.data.skip_budget}.items():
+        if number < 0:
+            raise UserError(f"{key}={number} must be 0 or more")
+    if not 0 < config.data.timeout_s < math.inf:
+        raise UserError(f"data.timeout_s={config.data.timeout_s} must be a number of seconds above 0, for instance 300")
     if config.observe.samples < 2:
         raise UserError(f"observe.samples={config.observe.samples} must be at least 2, or set observe.every=0")
 

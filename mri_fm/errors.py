@@ -1,4 +1,4 @@
-"""The one exception a user is meant to see."""
+"""The exceptions a user is meant to see, and the exit codes they end in."""
 
 from __future__ import annotations
 
@@ -7,10 +7,20 @@ import sys
 from collections.abc import Callable, Sequence
 
 EXIT_USER_ERROR = 2
+EXIT_RESUMABLE = 75
 
 
 class UserError(Exception):
     """A mistake the user can mend. The message says what is wrong, where, and what to do, in one line."""
+
+
+class ResumableError(Exception):
+    """Something beside the program failed (storage, a worker process); the same command goes on. The message is one line."""
+
+
+def exit_code(error: UserError | ResumableError) -> int:
+    """The exit code that a process ends with."""
+    return EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_RESUMABLE
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -20,10 +30,10 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run a command-line `main` and exit; a `UserError` becomes one line on stderr and exit code 2."""
+    """Run a command-line `main` and exit; a `UserError` or `ResumableError` becomes one line on stderr and its exit code."""
     try:
         code = main()
-    except UserError as error:
+    except (UserError, ResumableError) as error:
         print(f"error: {error}", file=sys.stderr)
-        code = EXIT_USER_ERROR
+        code = exit_code(error)
     sys.exit(code or 0)

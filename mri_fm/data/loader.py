@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,14 @@ from torch.utils.dlpack import from_dlpack
 from mri_fm.config import DataConfig
 from mri_fm.data.corpus import Corpus, Sample
 from mri_fm.data.curriculum import Curriculum
+from mri_fm.data.feed import Feed
 from mri_fm.data.mixture import is_mixed, resolve_mixture
 from mri_fm.data.pipeline import build_pipeline
 from mri_fm.data.plan import EvaluationPlan, Plan, TrainPlan
 from mri_fm.data.positions import check_batch
 from mri_fm.data.reader import ShardReader
 from mri_fm.data.sampler import Sampler
+from mri_fm.data.shared_memory import check_shared_memory, needed_bytes, sample_bytes
 from mri_fm.data.source import SampleSource, Status
 from mri_fm.errors import UserError
 from mri_fm.inputs import Inputs
@@ -87,8 +90,9 @@ class TrainLoader:
         steps: int | None = None,
         device: torch.device,
         prefetch: int = 2,
+        local_ranks: int = 1,
     ) -> None:
-        """Build the pipeline; `prefetch` batches are prepared ahead.
+        """Build the pipeline and fork its workers, if there are to be any; then CUDA must not have been used yet.
 
         Args:
             corpus: where the samples come from; errors name it.
@@ -102,9 +106,11 @@ class TrainLoader:
             steps: optimizer steps of the run; only `data.curriculum` needs them.
             device: where the batches are wanted.
             prefetch: batches that DALI works on ahead, this one included.
+            local_ranks: ranks that share this node's memory.
 
         Raises:
-            UserError: no samples, a batch that does not divide, or a GPU asked for where there is none.
+            UserError: no samples, a batch that does not divide, too little shared memory for workers, or a GPU asked for where
+                there is none.
         """
         check_batch(global_batch, accumulation, world)
         if not samples:
@@ -112,7 +118,10 @@ class TrainLoader:
         curriculum = Curriculum.of(config, steps)
         mixed = is_mixed(config)
         sampler = resolve_mixture(samples, config, corpus.root).sampler(seed) if mixed else Sampler.uniform(len(samples), seed)
-        self._plan = TrainPlan(sampler, curriculum, config.augment, seed, global_batch, accumulation, rank, world, start_step)
+        self._plan = TrainPlan(sampler, curriculum, config.augment, seed, global_batch, accumulation, rank, world)
+        if config.workers:
+            shapes = (sample.shape for sample in samples)
+            check_shared_memory(needed_bytes(shapes, batch_size=self._plan.batch_size, prefetch=prefetch), local_ranks)
         self._batches = _PipelineBatches(
             samples,
             self._plan,
@@ -121,10 +130,13 @@ class TrainLoader:
             batch_size=self._plan.batch_size,
             device=device,
             prefetch=prefetch,
+            workers=config.workers,
         )
         self._budget, self._root = config.skip_budget, corpus.root
         self._micro_batch = global_batch // accumulation
-        self._next_group = start_step * global_batch
+        self._steps_to_samples = accumulation * self._plan.batch_size
+        self._global_batch = global_batch
+        self.seek(start_step)
         self.skips: list[Skip] = []
 
     def __iter__(self) -> TrainLoader:
@@ -141,8 +153,13 @@ class TrainLoader:
         self._count(batch.skips)
         return batch
 
+    def seek(self, step: int) -> None:
+        """Begin at micro-step 0 of `step`; only before the first batch."""
+        self._batches.seek(step * self._steps_to_samples)
+        self._next_group = step * self._global_batch
+
     def close(self) -> None:
-        """Drop the pipeline and close the shards."""
+        """Drop the pipeline, end the workers and close the shards."""
         self._batches.close()
 
     def _count(self, skips: Sequence[Skip]) -> None:
@@ -187,22 +204,36 @@ class _PipelineBatches:
         batch_size: int,
         device: torch.device,
         prefetch: int,
+        workers: int = 0,
     ) -> None:
         self._samples, self._plan, self._device = samples, plan, device
-        self._source = SampleSource(samples, plan, config.statistics, reader)
-        self._pipeline = build_pipeline(
-            self._source,
+        source = SampleSource(samples, plan, config.statistics, reader)
+        build = partial(
+            build_pipeline,
+            source,
             device=_dali_device(config.device, device),
             statistics=config.statistics,
             batch_size=batch_size,
             threads=config.threads,
             device_id=device.index or 0,
             prefetch=prefetch,
+            sample_bytes=max((sample_bytes(sample.shape) for sample in samples), default=None),
         )
+        self._feed = Feed(
+            source,
+            lambda count: build(workers=count),
+            batch_size=batch_size,
+            workers=workers,
+            timeout_s=config.timeout_s,
+        )
+
+    def seek(self, number: int) -> None:
+        """Begin at the `number`-th sample of the plan."""
+        self._feed.seek(number)
 
     def next(self, *, group_position: int, seed: int = 0, count: int | None = None) -> Batch:
         """Run the pipeline once and keep the first `count` samples."""
-        volumes, foreground, _air, noise, spacing, status = self._pipeline.run()
+        volumes, foreground, _air, noise, spacing, status = self._feed.run()
         rows = [Status.unpack(row) for row in status.as_array()[:count]]
         skips = tuple(itertools.chain.from_iterable(map(self._skips, rows)))
         _require_served(rows, skips)
@@ -226,9 +257,8 @@ class _PipelineBatches:
         return from_dlpack(volumes.as_tensor())[:count, None, ..., 0].clone().to(self._device)
 
     def close(self) -> None:
-        """Drop the pipeline and close the shards."""
-        self._pipeline = None
-        self._source.reader.close()
+        """Drop the pipeline, end its workers and close the shards."""
+        self._feed.close()
 
     def _skips(self, status: Status) -> Iterator[Skip]:
         """The samples that failed at a position: the candidates are a pure function of it."""

@@ -42,6 +42,8 @@ def build_pipeline(
     threads: int = 1,
     device_id: int | None = None,
     prefetch: int = 1,
+    workers: int = 0,
+    sample_bytes: int | None = None,
 ) -> Any:
     """Build the pipeline of one rank.
 
@@ -53,31 +55,39 @@ def build_pipeline(
         threads: CPU threads of DALI.
         device_id: the GPU, if device is "gpu".
         prefetch: batches that are worked on ahead.
+        workers: processes that call the source, forked here, so before CUDA is initialised; 0: this process calls it.
+        sample_bytes: what the source returns for the largest sample, so that the shared memory of workers need not grow.
 
     Returns:
-        A built `nvidia.dali.Pipeline`; each run gives volumes float32 (depth, height, width, 1), their foreground uint8 of
-        the same shape, the level that air has in them (1, 1, 1, 1), the standard deviation of the noise still to be added, mm
-        between voxels of the output (3,), and the status rows.
+        An `nvidia.dali.Pipeline`, built by its first run; each run gives volumes float32 (depth, height, width, 1), their
+        foreground uint8 of the same shape, the level that air has in them (1, 1, 1, 1), the standard deviation of the noise
+        still to be added, mm between voxels of the output (3,), and the status rows.
     """
     graph = _graph(
         source,
         device,
         statistics,
+        workers > 0,
+        sample_bytes if workers else None,
         batch_size=batch_size,
         num_threads=threads,
         device_id=device_id if device == "gpu" else None,
         prefetch_queue_depth=prefetch,
+        py_num_workers=max(workers, 1),
+        py_start_method="fork",
     )
-    graph.build()
+    graph.start_py_workers()
     return graph
 
 
 @pipeline_def(enable_conditionals=True)
-def _graph(source: Any, device: str, statistics: str) -> Any:
+def _graph(source: Any, device: str, statistics: str, parallel: bool, sample_bytes: int | None) -> Any:
     inputs = fn.external_source(
         source,
         num_outputs=len(INPUTS),
         batch=False,
+        parallel=parallel,
+        bytes_per_sample_hint=sample_bytes,
         dtype=[kind for _, kind, _, _ in INPUTS],
         ndim=[rank for _, _, rank, _ in INPUTS],
         layout=[layout for _, _, _, layout in INPUTS],

@@ -37,7 +37,7 @@ class Plan(Protocol):
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """The endless stream of one rank, from micro-step 0 of `start_step`."""
+    """The endless stream of one rank: its samples are numbered from micro-step 0 of step 0."""
 
     sampler: Sampler
     curriculum: Curriculum
@@ -47,7 +47,6 @@ class TrainPlan:
     accumulation: int
     rank: int
     world: int
-    start_step: int
     tries: int = MAX_TRIES
 
     @property
@@ -56,10 +55,10 @@ class TrainPlan:
         return self.global_batch // (self.accumulation * self.world)
 
     def positions(self, batch: int) -> np.ndarray:
-        """Positions of this rank's `batch`-th micro-step since the start, int64 (batch_size,)."""
+        """Positions of this rank's `batch`-th micro-step, int64 (batch_size,)."""
         step, micro = divmod(batch, self.accumulation)
         return rank_positions(
-            self.start_step + step,
+            step,
             micro,
             global_batch=self.global_batch,
             accumulation=self.accumulation,
@@ -68,7 +67,7 @@ class TrainPlan:
         )
 
     def position(self, number: int) -> int:
-        """Position of this rank's `number`-th sample since the start."""
+        """Position of this rank's `number`-th sample."""
         batch, place = divmod(number, self.batch_size)
         return int(self.positions(batch)[place])
 

@@ -16,6 +16,7 @@ from mri_fm.data.corpus import Sample
 from mri_fm.data.params import BIAS_POINTS, SampleParams, intensity_gain
 from mri_fm.data.plan import MAX_TRIES, Plan
 from mri_fm.data.reader import BadSampleError, Fault, ShardReader
+from mri_fm.data.workers import Activity
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,11 @@ class SampleSource:
     def __init__(self, samples: Sequence[Sample], plan: Plan, statistics: str, reader: ShardReader) -> None:
         """`statistics` chooses the percentiles: of the "foreground" or of the whole "volume"."""
         self.samples, self.plan, self.statistics, self.reader = samples, plan, statistics, reader
+        self.activity = Activity(workers=0)
 
     def __call__(self, info: Any) -> tuple[np.ndarray, ...]:
         """Arguments of the graph for `nvidia.dali.types.SampleInfo`, in the order of `pipeline.INPUTS`."""
-        return self.fetch(info.idx_in_epoch)
+        return self.fetch(self.activity.first + info.idx_in_epoch)
 
     def fetch(self, number: int) -> tuple[np.ndarray, ...]:
         """As `__call__`, for the `number`-th sample."""
@@ -62,10 +64,18 @@ class SampleSource:
         for tries in range(self.plan.tries):
             index = self.plan.candidate(position, tries)
             try:
-                return self.reader.read(self.samples[index]), Status(position, index, tuple(faults))
+                return self._read(position, index), Status(position, index, tuple(faults))
             except BadSampleError as error:
                 faults.append(error.fault)
         return np.zeros(self.samples[0].shape, dtype=np.int16), Status(position, -1, tuple(faults))
+
+    def _read(self, position: int, index: int) -> np.ndarray:
+        with self.activity.reading(position, index):
+            return self.reader.read(self.samples[index])
+
+    def describe(self, index: int) -> str:
+        """Words for the `index`-th sample."""
+        return f"{self.samples[index].key} in {self.samples[index].shard.name}"
 
 
 def intensity_window(sample: Sample, statistics: str) -> tuple[float, float]:

@@ -1,0 +1,218 @@
+"""Real worker processes: killed, stopped, blocked in a read, and left by their parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import torch
+
+from mri_fm.config import DataConfig
+from mri_fm.data.corpus import Corpus
+from mri_fm.data.loader import Batch, TrainLoader
+from mri_fm.data.workers import Activity, process_state
+from mri_fm.errors import EXIT_RESUMABLE, ResumableError
+
+CPU = torch.device("cpu")
+BLOCKED = "train-000001.tar"
+
+
+def loader(root: Path, *, workers: int, timeout_s: float = 60.0, rank: int = 0, world: int = 1, **changes) -> TrainLoader:
+    corpus = Corpus.open(root)
+    config = DataConfig(corpus="unused", size=[8, 16, 16], workers=workers, timeout_s=timeout_s, skip_budget=99)
+    layout = {"seed": 1, "global_batch": 4, "accumulation": 1, "device": CPU} | changes
+    return TrainLoader(corpus, corpus.select("train"), config, rank=rank, world=world, **layout)
+
+
+def stream(batches: Sequence[Batch]) -> list[tuple[int, str, bytes]]:
+    return [
+        (position, key, x.numpy().tobytes())
+        for batch in batches
+        for position, key, x in zip(batch.positions_B.tolist(), batch.keys, batch.x_BCZYX, strict=True)
+    ]
+
+
+def take(source: TrainLoader, count: int) -> list[tuple[int, str, bytes]]:
+    try:
+        return stream(list(islice(source, count)))
+    finally:
+        source.close()
+
+
+def worker_pids(source: TrainLoader) -> list[int]:
+    return [process.pid for process in source._batches._feed._workers.processes]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def ended(pid: int) -> bool:
+    return process_state(pid) in "XZ"
+
+
+def block(root: Path) -> bytes:
+    """Put a FIFO that nobody writes to in the place of a shard, so that opening it blocks; returns what the shard held."""
+    shard = root / "shards" / BLOCKED
+    content = shard.read_bytes()
+    shard.unlink()
+    os.mkfifo(shard)
+    return content
+
+
+def unblock(root: Path, content: bytes) -> None:
+    """Put the shard back; who waits for the FIFO goes on waiting."""
+    shard = root / "shards" / BLOCKED
+    shard.unlink()
+    shard.write_bytes(content)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_workers_do_not_change_the_stream(ellipsoids: Path, workers: int) -> None:
+    expected = take(loader(ellipsoids, workers=0, start_step=2), 4)
+    assert take(loader(ellipsoids, workers=workers, start_step=2), 4) == expected
+    source = loader(ellipsoids, workers=workers)
+    source.seek(2)  # the workers are there by now
+    assert take(source, 4) == expected
+
+
+def test_a_closed_loader_leaves_no_workers(ellipsoids: Path) -> None:
+    source = loader(ellipsoids, workers=2)
+    next(source)
+    pids = worker_pids(source)
+    assert len(pids) == 2
+    os.kill(pids[1], signal.SIGSTOP)
+    source.close()
+    assert all(map(ended, pids))
+
+
+@pytest.mark.parametrize("moment", ["idle", "before the first batch"])
+def test_a_killed_worker_is_named_and_replaced_without_a_gap(ellipsoids: Path, moment: str, caplog) -> None:
+    expected = take(loader(ellipsoids, workers=0), 6)
+    source = loader(ellipsoids, workers=2)
+    got = stream(list(islice(source, 0 if moment == "before the first batch" else 2)))
+    victim = worker_pids(source)[0]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: ended(victim))
+    got += take(source, 6 - len(got) // 4)
+    assert got == expected
+    (record,) = caplog.records
+    assert f"worker 1 (pid {victim}) died (signal 9)" in record.getMessage()
+    assert "going on without workers" in record.getMessage()
+
+
+def test_a_worker_killed_during_a_read_is_named_with_what_it_read(own_ellipsoids: Path, caplog) -> None:
+    expected = take(loader(own_ellipsoids, workers=0), 6)
+    source = loader(own_ellipsoids, workers=2)
+    activity = source._batches._feed._source.activity
+    content = block(own_ellipsoids)
+
+    def kill_the_reader() -> None:
+        wait_until(lambda: len(activity.busy()) > 0 and time.monotonic() - activity.last_sign() > 0.3)
+        reader = activity.busy()[0]
+        unblock(own_ellipsoids, content)
+        os.kill(int(activity.rows[reader]["pid"]), signal.SIGKILL)
+
+    killer = Thread(target=kill_the_reader)
+    killer.start()
+    got = take(source, 6)
+    killer.join()
+    assert got == expected
+    (record,) = caplog.records
+    assert "died (signal 9) while reading vol00" in record.getMessage()
+    assert f"in {BLOCKED} at position" in record.getMessage()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_stopped_worker_is_noticed_and_replaced(ellipsoids: Path, number: int, caplog) -> None:
+    expected = take(loader(ellipsoids, workers=0), 8)
+    source = loader(ellipsoids, workers=2, timeout_s=1.0)
+    got = stream(list(islice(source, 2)))
+    victim = worker_pids(source)[number]
+    os.kill(victim, signal.SIGSTOP)
+    wait_until(lambda: process_state(victim) == "T")
+    got += take(source, 6)
+    assert got == expected
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) <= 1  # a worker that was stopped with nothing to do may not be missed
+    assert all(f"(pid {victim})" in message for message in messages)
+
+
+def test_workers_die_with_a_parent_that_is_killed(ellipsoids: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from tests.data.test_workers import loader, worker_pids\n"
+        f"source = loader(Path({str(ellipsoids)!r}), workers=2)\n"
+        "print(*worker_pids(source), flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    assert parent.stdout is not None
+    pids = [int(word) for word in parent.stdout.readline().split()]
+    assert len(pids) == 2
+    assert not any(map(ended, pids))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    wait_until(lambda: all(map(ended, pids)))
+
+
+def test_a_failed_feed_is_not_asked_again(ellipsoids: Path) -> None:
+    source = loader(ellipsoids, workers=0)
+    feed = source._batches._feed
+    feed.close()
+    with pytest.raises(ResumableError, match="not asked again"):
+        next(source)
+
+
+STUCK = """
+import sys
+from pathlib import Path
+from tests.data.test_workers import block, loader, take
+root = Path(sys.argv[1])
+source = loader(root, workers=int(sys.argv[2]), timeout_s=1.0)
+block(root)
+take(source, 9)
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_read_that_never_comes_back_ends_the_rank_with_one_line(own_ellipsoids: Path, workers: int) -> None:
+    """With workers they are ended first; the same read then blocks the rank itself."""
+    command = [sys.executable, "-c", STUCK, str(own_ellipsoids), str(workers)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=100)
+    assert done.returncode == EXIT_RESUMABLE, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "position" in line]
+    assert lines[-1].startswith("error: the loader (pid ")
+    assert f"in {BLOCKED} at position" in lines[-1]
+    assert "s (data.timeout_s=1)" in lines[-1]
+    assert len(lines) == (2 if workers else 1)
+    if workers:
+        assert "worker" in lines[0]
+        assert "going on without workers" in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_each_row_of_activity_has_one_writer(tmp_path: Path) -> None:
+    activity = Activity(workers=2)
+    with activity.reading(position=7, sample=3):
+        assert activity.busy() == [0]
+        assert int(activity.rows[0]["sample"]) == 3
+    assert activity.busy() == []
+    with activity.forking():
+        children = [os.fork() for _ in range(2)]
+        if 0 in children:
+            with activity.reading(position=len(children), sample=1):
+                time.sleep(60)
+    wait_until(lambda: activity.busy() == [1, 2])
+    assert [int(pid) for pid in activity.rows["pid"]] == [os.getpid(), *children]
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
