@@ -48,6 +48,7 @@ class ModelConfig:
     patch: list[int] = field(default_factory=lambda: [8, 8, 8])  # voxels along z, y, x
     position: str = "sincos"  # sincos (added once), rope (turns queries and keys in every layer, of the heads too)
     rope_base: float = 100.0  # of the frequencies of rope
+    rope_spacing: bool = False  # rope counts in millimetres of each volume instead of in patches
     registers: int = 0  # learned tokens beside the patches, in the encoder alone
     qk_norm: bool = False  # LayerNorm on queries and keys
     mlp: str = "gelu"  # gelu, swiglu (as many parameters)
@@ -72,6 +73,8 @@ class ModelConfig:
             if not holds:
                 raise UserError(f"model.{key}={getattr(self, key)} must be {advice}")
         rope = self.position == "rope"
+        if self.rope_spacing and not rope:
+            raise UserError("model.rope_spacing=true needs rotary positions: set model.position=rope")
         _check_transformer("model", self, rope)
         _check_transformer("model.predictor", self.predictor, rope)
         _check_transformer("model.decoder", self.decoder, rope)

@@ -70,7 +70,9 @@ class Monitor:
     def _observe(self) -> dict[str, float]:
         """Collapse metrics of the student's mean-pooled tokens: centre crops, no augmentation."""
         batches = evaluation_batches(self.corpus, self.fixed, self.config.data, batch_size=4, device=self.environment.device)
-        features_ND = torch.cat([self.objective.student(batch.x_BCZYX).float().mean(dim=1) for batch in batches])
+        student = self.objective.student
+        tokens = [student(batch.x_BCZYX, spacing_B3=batch.spacing_B3) for batch in batches]
+        features_ND = torch.cat([tokens_BND.float().mean(dim=1) for tokens_BND in tokens])
         deviation, rank = torch.stack([feature_std(features_ND), rankme(features_ND)]).tolist()
         return {"feature_std": deviation, "rankme": rank}
 

@@ -51,7 +51,8 @@ def embed(
     networks = {name: encoder.to(device).eval() for name, encoder in encoders.items()}
     for batch in batches:
         x_BCZYX = batch.x_BCZYX.to(device, torch.float32)
-        tokens = {name: encoder(x_BCZYX).float() for name, encoder in networks.items()}
+        spacing_B3 = batch.spacing_B3.to(device)
+        tokens = {name: encoder(x_BCZYX, spacing_B3=spacing_B3).float() for name, encoder in networks.items()}
         positions = batch.positions_B.tolist()
         for name, token_BND in tokens.items():
             _require_finite(token_BND, [keys[p] for p in positions], name)

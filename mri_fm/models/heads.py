@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mri_fm.config import HeadConfig, ModelConfig
 from mri_fm.models.layers import INIT_STD, LN_EPS, PLAIN, BlockOptions, Linear, block_stack
 from mri_fm.models.patches import Size3
-from mri_fm.models.positions import positions
+from mri_fm.models.positions import Rope, positions
 from mri_fm.models.vit import VisionTransformer
 
 HEAD_MLP_RATIO = 4.0
@@ -34,15 +34,15 @@ class MaskedHead(nn.Module):
         *,
         patch: Size3 = (8, 8, 8),
         options: BlockOptions = PLAIN,
-        rope_base: float | None = None,
+        rope: Rope | None = None,
     ) -> None:
-        """Build with random weights; `grid`, `patch`, `options` and `rope_base` are the encoder's."""
+        """Build with random weights; `grid`, `patch`, `options` and `rope` are the encoder's."""
         super().__init__()
         self.embedding = Linear(in_width, head.width)
         self.mask_token_H = nn.Parameter(torch.zeros(head.width))
         nn.init.trunc_normal_(self.mask_token_H, std=INIT_STD, a=-2 * INIT_STD, b=2 * INIT_STD)
         self.grid = grid
-        self.position = positions(head.width, head.heads, grid, patch, rope_base)
+        self.position = positions(head.width, head.heads, grid, patch, rope)
         self.blocks = block_stack(head.width, head.depth, head.heads, HEAD_MLP_RATIO, options)
         self.norm = nn.LayerNorm(head.width, eps=LN_EPS)
         self.output = Linear(head.width, out_width)
@@ -93,5 +93,5 @@ def _head(model: ModelConfig, head: HeadConfig, encoder: VisionTransformer, out_
         out_width,
         patch=encoder.patch,
         options=BlockOptions.from_config(model),
-        rope_base=model.rope_base if model.position == "rope" else None,
+        rope=Rope.from_config(model),
     )

@@ -1,8 +1,8 @@
 """Where tokens lie: a fixed sine-cosine table added once, or rotary angles for the queries and keys of every layer.
 
 Both count in patches of the grid that the network was built for. Another grid is taken for a finer or coarser sampling of
-the same field of view, as the loader makes it, and its patch centres are interpolated into that range; only `spacing_B3` says
-otherwise.
+the same field of view, as the loader makes it, and its patch centres are interpolated into that range. With `Rope.spacing`
+angles count in millimetres instead, at any size.
 
 Axes: B batch, N tokens in raster order, T any choice of them, D width, H heads, E head width, K frequencies of one axis,
 P = 3K pairs of rotated features, 3 the axes z, y, x.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -20,11 +20,24 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mri_fm.config import ModelConfig
 from mri_fm.models.patches import Size3
 
 MM_PER_UNIT = 8.0  # a patch of 8 voxels at 1 mm, so that such volumes have the same angles with and without a spacing
 SINCOS_BASE = 10000.0
 Array = TypeVar("Array", Tensor, NDArray[np.float64])
+
+
+class Rope(NamedTuple):
+    """How rotary positions count."""
+
+    base: float = 100.0  # of the frequencies
+    spacing: bool = False  # in millimetres of each volume, / 8, instead of in patches of the trained grid
+
+    @classmethod
+    def from_config(cls, model: ModelConfig) -> Self | None:
+        """What `model` asks for; None: fixed sine-cosine positions."""
+        return cls(model.rope_base, model.rope_spacing) if model.position == "rope" else None
 
 
 class Rotation(NamedTuple):
@@ -64,13 +77,8 @@ class SincosPositions(nn.Module):
             tokens_BTD: embedded tokens.
             index_BT: int64 indices into the raster order of `grid`; None: all of them.
             grid: patches of the volume along z, y, x.
-            spacing_B3: must be None.
-
-        Raises:
-            ValueError: a spacing is given.
+            spacing_B3: not used; as in `RotaryPositions.forward`.
         """
-        if spacing_B3 is not None:
-            raise ValueError("sine-cosine positions know no spacing: build the model with position=rope")
         table_ND = self._table(grid)
         placed = table_ND if index_BT is None else table_ND[index_BT]
         return tokens_BTD + placed.to(tokens_BTD.dtype), None
@@ -92,7 +100,7 @@ class RotaryPositions(nn.Module):
     split over axes is V-JEPA 2's (Assran et al., 2025, §2.1), the base of 100 for short grids that of Heo et al. (ECCV 2024).
     """
 
-    def __init__(self, head_width: int, base: float, grid: Size3, patch: Size3) -> None:
+    def __init__(self, head_width: int, rope: Rope, grid: Size3, patch: Size3) -> None:
         """Angles for volumes whose patches have `patch` voxels, and which divide into `grid` of them at the trained size.
 
         Raises:
@@ -101,7 +109,7 @@ class RotaryPositions(nn.Module):
         super().__init__()
         if head_width < 6:
             raise ValueError(f"rotary positions need at least 6 features in a head, not {head_width}")
-        self.frequencies, self.base, self.grid, self.patch = head_width // 6, base, grid, patch
+        self.frequencies, self.rope, self.grid, self.patch = head_width // 6, rope, grid, patch
 
     def forward(
         self, tokens_BTD: Tensor, index_BT: Tensor | None, grid: Size3, spacing_B3: Tensor | None
@@ -112,39 +120,40 @@ class RotaryPositions(nn.Module):
             tokens_BTD: embedded tokens.
             index_BT: int64 indices into the raster order of `grid`; None: all of them.
             grid: patches of the volume along z, y, x.
-            spacing_B3: mm between voxels along the volume's z, y, x, on the device of the tokens. Coordinates are then
-                millimetres / 8; without it they are patches of the trained grid.
+            spacing_B3: mm between voxels along the volume's z, y, x, on the device of the tokens; only used, and then
+                needed, with `Rope.spacing`.
 
         Raises:
-            ValueError: not one spacing for each sample.
+            ValueError: not one spacing for each sample where they are needed.
         """
         dtype = torch.promote_types(tokens_BTD.dtype, torch.float32)
-        coordinate_BT3 = self._coordinates(grid, spacing_B3, len(tokens_BTD), tokens_BTD.device, dtype)
+        steps_K = torch.arange(self.frequencies, device=tokens_BTD.device, dtype=dtype)
+        coordinate_BT3 = self._coordinates(grid, spacing_B3, len(tokens_BTD), steps_K)
         if index_BT is not None:
             rows = coordinate_BT3.expand(len(index_BT), -1, -1)
             coordinate_BT3 = rows.gather(1, index_BT[:, :, None].expand(-1, -1, 3))
-        steps_K = torch.arange(self.frequencies, device=tokens_BTD.device, dtype=dtype)
-        omega_K = torch.exp(steps_K * (-math.log(self.base) / self.frequencies))
+        omega_K = torch.exp(steps_K * (-math.log(self.rope.base) / self.frequencies))
         angle_B1TP = (coordinate_BT3[..., None] * omega_K).flatten(2)[:, None]
         return tokens_BTD, Rotation(angle_B1TP.cos(), angle_B1TP.sin())
 
-    def _coordinates(
-        self, grid: Size3, spacing_B3: Tensor | None, batch: int, device: torch.device, dtype: torch.dtype
-    ) -> Tensor:
-        """(1, N, 3), or (B, N, 3) by the samples' own spacing."""
-        index = [torch.arange(n, device=device, dtype=dtype) for n in grid]
-        if spacing_B3 is None:
+    def _coordinates(self, grid: Size3, spacing_B3: Tensor | None, batch: int, like: Tensor) -> Tensor:
+        """(1, N, 3), or (B, N, 3) by the samples' own spacing; device and dtype of `like`."""
+        index = [torch.arange(n, device=like.device, dtype=like.dtype) for n in grid]
+        if not self.rope.spacing:
             axes = [interpolate(i, n, t) for i, n, t in zip(index, grid, self.grid, strict=True)]
             return torch.cartesian_prod(*axes)[None]
-        if spacing_B3.shape != (batch, 3):
-            raise ValueError(f"a spacing of shape {tuple(spacing_B3.shape)} for {batch} samples: give one row of z, y, x each")
+        if spacing_B3 is None or spacing_B3.shape != (batch, 3):
+            given = "none" if spacing_B3 is None else f"one of shape {tuple(spacing_B3.shape)}"
+            raise ValueError(
+                f"positions in millimetres need the spacing of {batch} samples, a row of z, y, x each, not {given}"
+            )
         voxels_N3 = torch.cartesian_prod(*(i * voxels for i, voxels in zip(index, self.patch, strict=True)))
-        return voxels_N3 * (spacing_B3.to(dtype) / MM_PER_UNIT)[:, None]
+        return voxels_N3 * (spacing_B3.to(like.dtype) / MM_PER_UNIT)[:, None]
 
 
-def positions(width: int, heads: int, grid: Size3, patch: Size3, rope_base: float | None) -> SincosPositions | RotaryPositions:
-    """Rotary positions of that base, or the sine-cosine table where it is None."""
-    return SincosPositions(width, grid) if rope_base is None else RotaryPositions(width // heads, rope_base, grid, patch)
+def positions(width: int, heads: int, grid: Size3, patch: Size3, rope: Rope | None) -> SincosPositions | RotaryPositions:
+    """Rotary positions, or the sine-cosine table where `rope` is None."""
+    return SincosPositions(width, grid) if rope is None else RotaryPositions(width // heads, rope, grid, patch)
 
 
 def interpolate(index: Array, count: int, trained: int) -> Array:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mri_fm.config import ModelConfig
 from mri_fm.models.layers import INIT_STD, LN_EPS, PLAIN, BlockOptions, Linear, block_stack, drop_path_gates
 from mri_fm.models.patches import Size3, patch_grid, patchify, take_tokens
-from mri_fm.models.positions import positions
+from mri_fm.models.positions import Rope, positions
 
 
 def as_size3(values: Sequence[int]) -> Size3:
@@ -55,7 +55,7 @@ class VisionTransformer(nn.Module):
         in_channels: int = 1,
         *,
         options: BlockOptions = PLAIN,
-        rope_base: float | None = None,
+        rope: Rope | None = None,
         registers: int = 0,
         drop_path: float = 0.0,
         seed: int = 0,
@@ -71,7 +71,7 @@ class VisionTransformer(nn.Module):
             mlp_ratio: hidden width of the MLP over D, as for a GELU.
             in_channels: C.
             options: what the blocks are made of.
-            rope_base: of rotary positions; None: fixed sine-cosine positions.
+            rope: rotary positions; None: fixed sine-cosine positions.
             registers: learned tokens beside the others, dropped from the output (Darcet et al., ICLR 2024).
             drop_path: see `drop_path_gates`.
             seed: keys the paths that are dropped.
@@ -85,7 +85,7 @@ class VisionTransformer(nn.Module):
         self.num_tokens = self.grid[0] * self.grid[1] * self.grid[2]
         self.registers, self.drop_path, self.seed = registers, drop_path, seed
         self.embedding = PatchEmbedding(in_channels * patch[0] * patch[1] * patch[2], width)
-        self.position = positions(width, heads, self.grid, patch, rope_base)
+        self.position = positions(width, heads, self.grid, patch, rope)
         self.register_token: nn.Parameter | None = None
         if registers:
             self.register_token = nn.Parameter(torch.zeros(registers, width))
@@ -105,7 +105,7 @@ class VisionTransformer(nn.Module):
             model.mlp_ratio,
             in_channels,
             options=BlockOptions.from_config(model),
-            rope_base=model.rope_base if model.position == "rope" else None,
+            rope=Rope.from_config(model),
             registers=model.registers,
             drop_path=model.drop_path,
             seed=seed,
@@ -125,14 +125,14 @@ class VisionTransformer(nn.Module):
             x_BCZYX: z-scored volumes of any floating dtype and any size that divides into patches.
             visible_BV: int64 indices of the tokens to keep; the others cost nothing. None keeps all, in raster order.
             positions_B: int64, global sample positions, which say what drop path leaves out in training.
-            spacing_B3: mm between voxels along z, y, x of each volume, for rotary positions in millimetres.
+            spacing_B3: mm between voxels along z, y, x of each volume; needed by rotary positions that count in them alone.
 
         Returns:
             tokens (B, V, D) or (B, N, D).
 
         Raises:
             ValueError: another number of channels, a size that does not divide into patches, drop path in training without
-                `positions_B`, or a spacing that the positions cannot use.
+                `positions_B`, or no spacing where positions need it.
         """
         batch, channels, *size = x_BCZYX.shape
         if channels != self.in_channels:

@@ -224,6 +224,10 @@ class Objective(nn.Module):
             return Mask(visible_BV, hidden_BM, None, hidden_BM, grid)
         return Mask(kept_BK.gather(1, visible_BV), kept_BK.gather(1, hidden_BM), kept_BK, hidden_BM, grid)
 
+    def encode(self, inputs: Inputs, mask: Mask) -> Tensor:
+        """The student's tokens (B, V, D) of the visible patches."""
+        return self.student(inputs.x_BCZYX, mask.visible_BV, positions_B=inputs.positions_B, spacing_B3=inputs.spacing_B3)
+
     def _hide(self, grid: Size3, draw: MaskDraw) -> tuple[Tensor, Tensor]:
         """Visible and hidden among the kept tokens."""
         ratio = self.config.mask_ratio

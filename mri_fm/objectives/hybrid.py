@@ -56,7 +56,7 @@ class Hybrid(JEPA, MAE):
         features = self.features(inputs, masks)
         reconstructions = []
         for mask, context_BVD in zip(masks, features.context_BVD.chunk(len(masks), dim=1), strict=True):
-            pred_BMP = self.decoder(context_BVD, mask.visible_BV, mask.hidden_BM, grid=mask.grid)
+            pred_BMP = self.decode(inputs, mask, context_BVD)
             reconstructions.append(self.reconstruction_loss(pred_BMP, inputs.x_BCZYX, mask.hidden_BM))
         reconstruction = torch.stack(reconstructions).mean()
         prediction = self.prediction_loss(features)

@@ -116,12 +116,14 @@ class JEPA(Objective):
     def features(self, inputs: Inputs, masks: Sequence[Mask]) -> Features:
         """Run the teacher, then student and predictor for each mask."""
         with torch.no_grad():
-            teacher_BKD = self.teacher(inputs.x_BCZYX, masks[0].kept_BK)
+            teacher_BKD = self.teacher(inputs.x_BCZYX, masks[0].kept_BK, spacing_B3=inputs.spacing_B3)
         sets = []
         for mask in masks:
-            context_BVD = self.student(inputs.x_BCZYX, mask.visible_BV, positions_B=inputs.positions_B)
+            context_BVD = self.encode(inputs, mask)
             target_BMD = normalize(take_tokens(teacher_BKD, mask.hidden_in_kept_BM))
-            pred_BMD = self.predictor(context_BVD, mask.visible_BV, mask.hidden_BM, grid=mask.grid)
+            pred_BMD = self.predictor(
+                context_BVD, mask.visible_BV, mask.hidden_BM, grid=mask.grid, spacing_B3=inputs.spacing_B3
+            )
             sets.append(Features(context_BVD, target_BMD, pred_BMD))
         return sets[0] if len(sets) == 1 else Features(*(torch.cat(parts, dim=1) for parts in zip(*sets, strict=True)))
 

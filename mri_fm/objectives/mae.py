@@ -35,7 +35,7 @@ from mri_fm.models.flops import TRAINED, encoder_flops, head_flops
 from mri_fm.models.heads import decoder
 from mri_fm.models.patches import Size3, patchify, take_tokens, unpatchify
 from mri_fm.models.vit import as_size3
-from mri_fm.objectives.base import MaskedConfig, Objective, mean_per_sample
+from mri_fm.objectives.base import Mask, MaskedConfig, Objective, mean_per_sample
 
 
 @dataclass
@@ -71,8 +71,11 @@ class MAE(Objective):
     def predict(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Predicted patches (B, M, P) and the indices hidden_BM where they belong."""
         mask = self.mask(inputs)
-        tokens_BVD = self.student(inputs.x_BCZYX, mask.visible_BV, positions_B=inputs.positions_B)
-        return self.decoder(tokens_BVD, mask.visible_BV, mask.hidden_BM, grid=mask.grid), mask.hidden_BM
+        return self.decode(inputs, mask, self.encode(inputs, mask)), mask.hidden_BM
+
+    def decode(self, inputs: Inputs, mask: Mask, context_BVD: Tensor) -> Tensor:
+        """Patches (B, M, P) at the hidden tokens, from the encoder's visible ones."""
+        return self.decoder(context_BVD, mask.visible_BV, mask.hidden_BM, grid=mask.grid, spacing_B3=inputs.spacing_B3)
 
     def reconstruction_loss(self, pred_BMP: Tensor, x_BCZYX: Tensor, hidden_BM: Tensor) -> Tensor:
         """Mean |ŷ − y|^p / p over the hidden voxels of each sample, then over samples, in float32 at least."""

@@ -27,6 +27,7 @@ model.predictor.width=48 model.predictor.depth=1 model.decoder.width=48 model.de
 model.predictor.heads=3 model.decoder.heads=3 wandb.mode=disabled observe.every=0 checkpoint.every=2
 """.split()
 OBJECTIVES = ("mae", "mae_spectral", "jepa", "jepa_vcr")
+MILLIMETRES = {"jepa": ("model.position=rope", "model.rope_spacing=true")}  # which the loader has to know
 
 
 def small_config(corpus, run_dir, objective: str, *words: str) -> Config:
@@ -88,7 +89,8 @@ def check_loaded_weights(loaded: dict[str, LoadedObjective]) -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_two_ranks_train_as_one(corpus, tmp_path, objective):
-    one, two = (train(small_config(corpus, tmp_path / str(world), objective), world=world) for world in (1, 2))
+    words = MILLIMETRES.get(objective, ())
+    one, two = (train(small_config(corpus, tmp_path / str(world), objective, *words), world=world) for world in (1, 2))
     assert two == pytest.approx(one, abs=2e-6)
     assert len(set(one)) == 4  # the weights do move
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from mri_fm.models.layers import Attention, Block, BlockOptions, LayerScale, SwiGLU, drop_path_gates, mlp_hidden
-from mri_fm.models.positions import RotaryPositions
+from mri_fm.models.positions import Rope, RotaryPositions
 
 ALL = BlockOptions(mlp="swiglu", qk_norm=True, layer_scale=0.1)
 
@@ -112,7 +112,7 @@ def test_gradients_of_a_block_with_every_option_in_float64():
     torch.manual_seed(0)
     block = Block(6, 1, 1.0, 1, ALL).double()
     x = torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True)
-    _, rotation = RotaryPositions(6, 100.0, (1, 1, 3), (8, 8, 8))(x, None, (1, 1, 3), None)
+    _, rotation = RotaryPositions(6, Rope(), (1, 1, 3), (8, 8, 8))(x, None, (1, 1, 3), None)
     gate = torch.tensor([[1.5, 0.5], [0.0, 2.0]], dtype=torch.float64)
     names, values = zip(*block.named_parameters(), strict=True)
 

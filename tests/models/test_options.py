@@ -23,6 +23,7 @@ EVERY = {
     "drop_path": 0.3,
     "layer_scale": 0.5,
 }
+MILLIMETRES = {"position": "rope", "rope_spacing": True}
 
 
 def config(**options) -> ModelConfig:
@@ -125,15 +126,16 @@ def test_rope_replaces_the_table_in_the_heads_too():
 
 
 def test_spacing_reaches_the_attention_of_encoder_and_heads():
-    student, x = encoder(position="rope").double(), torch.randn(2, 1, *SIZE, dtype=torch.float64)
+    student, x = encoder(**MILLIMETRES).double(), torch.randn(2, 1, *SIZE, dtype=torch.float64)
     thick = torch.tensor([[3.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
     mixed, one = student(x, spacing_B3=thick), student(x, spacing_B3=torch.ones(2, 3))
     assert (mixed[0] - one[0]).abs().max() > 1e-4
     torch.testing.assert_close(mixed[1], one[1], rtol=0, atol=1e-12)
-    head = decoder(config(position="rope"), student).double()
+    head = decoder(config(**MILLIMETRES), student).double()
     visible, hidden = torch.tensor([[0, 3]] * 2), torch.tensor([[1, 11]] * 2)
-    tokens = one[:, :2]
-    assert (head(tokens, visible, hidden, spacing_B3=thick) - head(tokens, visible, hidden)).abs().max() > 1e-6
+    mixed, one = (head(one[:, :2], visible, hidden, spacing_B3=spacing) for spacing in (thick, torch.ones(2, 3)))
+    assert (mixed[0] - one[0]).abs().max() > 1e-6
+    torch.testing.assert_close(mixed[1], one[1], rtol=0, atol=1e-12)
 
 
 def test_registers_take_part_and_stay_out_of_the_output():
@@ -268,6 +270,7 @@ def test_bf16_weights_with_every_option():
         (["model.drop_path=.nan"], "model.drop_path=nan must be"),
         (["model.layer_scale=-1e-5"], "model.layer_scale=-1e-05 must be 0 (none) or more"),
         (["model.rope_base=1"], "model.rope_base=1.0 must be above 1"),
+        (["model.rope_spacing=true"], "set model.position=rope"),
         (["model.mlp_ratio=0"], "model.mlp_ratio=0.0 must be above 0"),
         (["model.heads=0"], "model.heads=0 must be at least 1"),
         (["model.predictor.depth=0"], "model.predictor.depth=0 must be at least 1"),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mri_fm.models.positions import RotaryPositions, Rotation, SincosPositions, sincos_positions
+from mri_fm.models.positions import Rope, RotaryPositions, Rotation, sincos_positions
 
 GRID, PATCH = (3, 4, 5), (8, 8, 8)
 N = 60
@@ -40,8 +40,8 @@ def test_the_table_is_not_shared():
     assert sincos_positions(24, GRID).abs().max() > 0
 
 
-def rotary(head_width: int = 16, base: float = 100.0, grid=GRID, patch=PATCH) -> RotaryPositions:
-    return RotaryPositions(head_width, base, grid, patch)
+def rotary(head_width: int = 16, grid=GRID, patch=PATCH, spacing: bool = False) -> RotaryPositions:
+    return RotaryPositions(head_width, Rope(100.0, spacing), grid, patch)
 
 
 def rotation(positions: RotaryPositions, index_BT=None, grid=None, spacing_B3=None, dtype=torch.float64, batch=1) -> Rotation:
@@ -97,9 +97,9 @@ def test_another_grid_interpolates_the_angles():
 
 
 def test_spacing_puts_coordinates_in_millimetres():
-    thick, fine = torch.tensor([[4.0, 1.0, 1.0], [1.0, 1.0, 1.0]]).double(), rotary(patch=(2, 8, 8))
+    thick, fine = torch.tensor([[4.0, 1.0, 1.0], [1.0, 1.0, 1.0]]).double(), rotary(patch=(2, 8, 8), spacing=True)
     turned = rotation(fine, spacing_B3=thick, batch=2)
-    plain, same = rotation(rotary()), rotation(rotary(), spacing_B3=thick[1:])
+    plain, same = rotation(rotary()), rotation(rotary(spacing=True), spacing_B3=thick[1:])
     torch.testing.assert_close(turned.cos_B1TP[:1], plain.cos_B1TP, rtol=0, atol=1e-12)  # 2 voxels of 4 mm = 8 of 1 mm
     torch.testing.assert_close(same.sin_B1TP, plain.sin_B1TP, rtol=0, atol=1e-12)
     torch.testing.assert_close(turned.cos_B1TP[1, 0, -1, 0], torch.tensor(2 * 2 / 8).double().cos(), rtol=0, atol=1e-12)
@@ -107,11 +107,15 @@ def test_spacing_puts_coordinates_in_millimetres():
     assert chosen.cos_B1TP[:, :, 0].equal(turned.cos_B1TP[:, :, 59])
 
 
-def test_a_spacing_that_cannot_be_used_is_refused():
-    with pytest.raises(ValueError, match="give one row of z, y, x each"):
-        rotation(rotary(), spacing_B3=torch.ones(3), batch=2)
-    with pytest.raises(ValueError, match="position=rope"):
-        SincosPositions(24, GRID)(torch.zeros(1, N, 24), None, GRID, torch.ones(1, 3))
+def test_positions_that_count_in_patches_do_not_look_at_the_spacing():
+    assert rotation(rotary(), spacing_B3=torch.full((1, 3), 2.0)).cos_B1TP.equal(rotation(rotary()).cos_B1TP)
+
+
+def test_positions_that_cannot_be_computed_are_refused():
+    with pytest.raises(ValueError, match="a row of z, y, x each, not one of shape"):
+        rotation(rotary(spacing=True), spacing_B3=torch.ones(3), batch=2)
+    with pytest.raises(ValueError, match="not none"):
+        rotation(rotary(spacing=True), batch=2)
     with pytest.raises(ValueError, match="at least 6"):
         rotary(5)
 
