@@ -110,6 +110,8 @@ class DataConfig:
     workers: int = 0  # processes per rank that read; 0: the rank itself, cheapest on local storage (docs/faults.md)
     timeout_s: float = 300.0  # a read, or a silence of the loader, that lasts longer ends its workers, then the rank
     statistics: str = "foreground"  # percentiles and z-score over: foreground, volume (as in the paper)
+    cache_dir: str | None = None  # folder on a disk of the node that keeps payloads, for ranks and workers together
+    cache_gb: float = 100.0  # 10^9 bytes that cache_dir may take; what was used longest ago makes room
     contrasts: list[str] = field(default_factory=list)  # train on these alone; empty: all
     mixture: dict[str, float] = field(
         default_factory=dict
@@ -330,6 +332,8 @@ def _check(config: Config) -> None:
             raise UserError(f"{key}={number} must be 0 or more")
     if not 0 < config.data.timeout_s < math.inf:
         raise UserError(f"data.timeout_s={config.data.timeout_s} must be a number of seconds above 0, for instance 300")
+    if not 0 < config.data.cache_gb < math.inf:
+        raise UserError(f"data.cache_gb={config.data.cache_gb} must be above 0, for instance 100")
     if config.observe.samples < 2:
         raise UserError(f"observe.samples={config.observe.samples} must be at least 2, or set observe.every=0")
 

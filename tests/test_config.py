@@ -102,6 +102,7 @@ def test_an_ill_typed_value_is_refused_with_its_word(word):
         ("data.workers=-1", "data.workers=-1 must be 0 or more"),
         ("data.skip_budget=-1", "must be 0 or more"),
         ("data.timeout_s=0", "above 0"),
+        ("data.cache_gb=0", "above 0"),
         ("data.timeout_s=.inf", "above 0"),
         ("objective.mask_ratio=1.0", "objective.mask_ratio=1.0"),
         ("objective.mask_ratio=-0.1", "objective.mask_ratio=-0.1"),

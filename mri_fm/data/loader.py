@@ -26,7 +26,7 @@ from mri_fm.data.mixture import is_mixed, resolve_mixture
 from mri_fm.data.pipeline import build_pipeline
 from mri_fm.data.plan import EvaluationPlan, Plan, TrainPlan
 from mri_fm.data.positions import check_batch
-from mri_fm.data.reader import ShardReader
+from mri_fm.data.reader import ShardReader, open_reader
 from mri_fm.data.sampler import Sampler
 from mri_fm.data.shared_memory import check_shared_memory, needed_bytes, sample_bytes
 from mri_fm.data.source import SampleSource, Status
@@ -61,12 +61,14 @@ class Batch(Inputs):
     Attributes:
         keys: the samples that were served.
         skips: bad samples that were replaced in this batch.
+        cached: how many samples came from this node's cache.
     """
 
     foreground_BCZYX: Tensor
     spacing_B3: Tensor
     keys: tuple[str, ...]
     skips: tuple[Skip, ...]
+    cached: int = 0
 
 
 class TrainLoader:
@@ -126,7 +128,7 @@ class TrainLoader:
             samples,
             self._plan,
             config,
-            reader=ShardReader(corpus.storage),
+            reader=open_reader(corpus.storage, config),
             batch_size=self._plan.batch_size,
             device=device,
             prefetch=prefetch,
@@ -182,7 +184,7 @@ def evaluation_batches(
         UserError: a sample cannot be read (an evaluation replaces nothing), or a GPU is asked for where there is none.
     """
     plan = EvaluationPlan(len(samples), config.size)
-    reader = ShardReader(corpus.storage)
+    reader = open_reader(corpus.storage, config)
     batches = _PipelineBatches(samples, plan, config, reader=reader, batch_size=batch_size, device=device, prefetch=1)
     try:
         for first in range(0, len(samples), batch_size):
@@ -250,6 +252,7 @@ class _PipelineBatches:
             spacing_B3=torch.tensor(spacing.as_array()[:count]).to(self._device),
             keys=keys,
             skips=skips,
+            cached=sum(row.cached for row in rows),
         )
 
     def _tensor(self, volumes: Any, count: int | None) -> Tensor:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from enum import IntEnum
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import xxhash
 
+from mri_fm.config import DataConfig
+from mri_fm.data.cache import GB, PayloadCache
 from mri_fm.data.codecs import CODECS
 from mri_fm.data.corpus import Sample
 from mri_fm.data.retry import STORED, retried
@@ -51,11 +54,16 @@ class BadSampleError(Exception):
 
 
 class ShardReader:
-    """Reads payloads by (shard, offset, size) from wherever the shards lie."""
+    """Reads payloads by (shard, offset, size) from wherever the shards lie.
 
-    def __init__(self, storage: Storage | None = None) -> None:
-        """`storage` holds the shards; by default they are local files."""
-        self._storage = storage or LocalStorage()
+    Attributes:
+        cached: whether the last payload came from the cache.
+    """
+
+    def __init__(self, storage: Storage | None = None, cache: PayloadCache | None = None) -> None:
+        """`storage` holds the shards; by default they are local files. `cache` keeps payloads on this node."""
+        self._storage, self._cache = storage or LocalStorage(), cache
+        self.cached = False
 
     def read(self, sample: Sample) -> np.ndarray:
         """The voxels of a sample, int16 (z, y, x), read-only.
@@ -80,9 +88,32 @@ class ShardReader:
 
     def _payload(self, sample: Sample) -> bytes:
         """The bytes of a sample as they are stored, checked."""
+        name = f"{sample.key}/{sample.size}/{sample.checksum}"
+        kept = self._cache.get(name, lambda payload: _fault(payload, sample) is Fault.NONE) if self._cache else None
+        self.cached = kept is not None
+        if kept is not None:
+            return kept
         payload = self._storage.read(sample.shard, sample.offset, sample.size)
-        if len(payload) != sample.size:
-            raise BadSampleError(Fault.SHORT_READ)
-        if xxhash.xxh3_64_hexdigest(payload) != sample.checksum:
-            raise BadSampleError(Fault.CHECKSUM)
+        fault = _fault(payload, sample)
+        if fault is not Fault.NONE:
+            raise BadSampleError(fault)
+        if self._cache:
+            self._cache.put(name, payload)
         return payload
+
+
+def open_reader(storage: Storage, config: DataConfig) -> ShardReader:
+    """The reader of a corpus in `storage`, with the cache that the configuration asks for.
+
+    Raises:
+        UserError: `data.cache_dir` cannot be written.
+    """
+    cache = PayloadCache(Path(config.cache_dir), int(config.cache_gb * GB)) if config.cache_dir else None
+    return ShardReader(storage, cache)
+
+
+def _fault(payload: bytes, sample: Sample) -> Fault:
+    """What is wrong with the stored bytes of a sample."""
+    if len(payload) != sample.size:
+        return Fault.SHORT_READ
+    return Fault.NONE if xxhash.xxh3_64_hexdigest(payload) == sample.checksum else Fault.CHECKSUM

@@ -21,22 +21,30 @@ from mri_fm.data.workers import Activity
 
 @dataclass(frozen=True)
 class Status:
-    """What happened at one position: the sample served (-1: none) and the fault of each candidate that failed before it."""
+    """What happened at one position.
+
+    Attributes:
+        position: which one.
+        served: the sample, -1: none.
+        faults: of each candidate that failed before it.
+        cached: whether the sample came from this node's cache.
+    """
 
     position: int
     served: int
     faults: tuple[Fault, ...]
+    cached: bool = False
 
     def pack(self) -> np.ndarray:
-        """As int64 (2 + MAX_TRIES,), for DALI."""
+        """As int64 (3 + MAX_TRIES,), for DALI."""
         faults = self.faults + (Fault.NONE,) * (MAX_TRIES - len(self.faults))
-        return np.array([self.position, self.served, *faults], dtype=np.int64)
+        return np.array([self.position, self.served, self.cached, *faults], dtype=np.int64)
 
     @classmethod
     def unpack(cls, row: np.ndarray) -> Status:
         """Reverse of `pack`."""
-        faults = tuple(Fault(int(code)) for code in row[2:] if code != Fault.NONE)
-        return cls(int(row[0]), int(row[1]), faults)
+        faults = tuple(Fault(int(code)) for code in row[3:] if code != Fault.NONE)
+        return cls(int(row[0]), int(row[1]), faults, bool(row[2]))
 
 
 class SampleSource:
@@ -64,7 +72,7 @@ class SampleSource:
         for tries in range(self.plan.tries):
             index = self.plan.candidate(position, tries)
             try:
-                return self._read(position, index), Status(position, index, tuple(faults))
+                return self._read(position, index), Status(position, index, tuple(faults), self.reader.cached)
             except BadSampleError as error:
                 faults.append(error.fault)
         return np.zeros(self.samples[0].shape, dtype=np.int16), Status(position, -1, tuple(faults))
