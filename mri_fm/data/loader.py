@@ -176,19 +176,31 @@ class TrainLoader:
 
 
 def evaluation_batches(
-    corpus: Corpus, samples: Sequence[Sample], config: DataConfig, *, batch_size: int, device: torch.device
+    corpus: Corpus,
+    samples: Sequence[Sample],
+    config: DataConfig,
+    *,
+    batch_size: int,
+    device: torch.device,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[Batch]:
-    """Every sample once, in order, with the deterministic centre crop and no augmentation; the last batch may be smaller.
+    """This rank's part of the samples, each once, in order, without augmentation; the last batch may be smaller.
+
+    Rank r takes the samples r, r + world, r + 2·world, …: over all ranks every sample comes exactly once and none is repeated
+    to fill up, so ranks may give different numbers of batches, and one that has no sample gives none.
 
     Raises:
         UserError: a sample cannot be read (an evaluation replaces nothing), or a GPU is asked for where there is none.
     """
-    plan = EvaluationPlan(len(samples), config.size)
+    plan = EvaluationPlan(len(samples), config.size, rank, world)
+    if not plan.own:
+        return
     reader = open_reader(corpus.storage, config)
     batches = _PipelineBatches(samples, plan, config, reader=reader, batch_size=batch_size, device=device, prefetch=1)
     try:
-        for first in range(0, len(samples), batch_size):
-            yield batches.next(group_position=first, count=min(batch_size, len(samples) - first))
+        for first in range(0, plan.own, batch_size):
+            yield batches.next(group_position=first * world, count=min(batch_size, plan.own - first))
     finally:
         batches.close()
 

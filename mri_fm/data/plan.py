@@ -83,15 +83,22 @@ class TrainPlan:
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """Every sample once, in order; numbers past the end (padding of the last batch) repeat the last sample."""
+    """Each of a rank's samples once, in order; numbers past the end (padding of the last batch) repeat the last one."""
 
     count: int
     size: Sequence[int]
+    rank: int = 0
+    world: int = 1
     tries: int = 1
+
+    @property
+    def own(self) -> int:
+        """Samples of this rank: those whose index mod world is the rank."""
+        return len(range(self.rank, self.count, self.world))
 
     def position(self, number: int) -> int:
         """The index of the sample itself."""
-        return min(number, self.count - 1)
+        return self.rank + self.world * min(number, self.own - 1)
 
     def candidate(self, position: int, tries: int) -> int:
         """Nothing replaces a sample in an evaluation."""

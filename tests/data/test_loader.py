@@ -16,6 +16,7 @@ from mri_fm.data.source import intensity_window
 from mri_fm.data.twin import augment_volume
 from mri_fm.errors import UserError
 from mri_fm.rng import Stream, normal
+from tests.distributed import run_ranks
 
 SIZE = [8, 16, 16]
 CPU = torch.device("cpu")
@@ -178,6 +179,33 @@ def test_evaluation_gives_every_sample_once_in_order(ellipsoids: Path, batch_siz
     assert torch.cat([batch.positions_B for batch in batches]).tolist() == list(range(7))
     alone = list(evaluation_batches(corpus, chosen, config(), batch_size=1, device=CPU))
     assert torch.equal(torch.cat([b.x_BCZYX for b in batches]), torch.cat([b.x_BCZYX for b in alone]))
+
+
+@pytest.mark.parametrize(("world", "batch_size"), [(2, 2), (3, 4)])
+def test_evaluation_over_ranks_gives_every_sample_once_and_no_other(ellipsoids: Path, world: int, batch_size: int) -> None:
+    """Seven samples, real gloo ranks."""
+
+    def evaluate(rank: int) -> dict[int, tuple[str, bytes]]:
+        torch.distributed.init_process_group("gloo")
+        corpus = Corpus.open(ellipsoids, "size")
+        batches = evaluation_batches(
+            corpus, corpus.samples, config(), batch_size=batch_size, device=CPU, rank=rank, world=world
+        )
+        mine = list(batches)
+        assert sum(len(batch.keys) for batch in mine) == len(by_position(mine)) == len(range(rank, 7, world))
+        parts: list[dict[int, tuple[str, bytes]]] = [{}] * world
+        torch.distributed.all_gather_object(parts, by_position(mine))
+        assert sorted(position for part in parts for position in part) == list(range(7))
+        return {position: sample for part in parts for position, sample in part.items()}
+
+    corpus = Corpus.open(ellipsoids, "size")
+    alone = by_position(list(evaluation_batches(corpus, corpus.samples, config(), batch_size=4, device=CPU)))
+    assert run_ranks(evaluate, world) == [alone] * world
+
+
+def test_a_rank_without_samples_gives_no_batch(ellipsoids: Path) -> None:
+    corpus = Corpus.open(ellipsoids)
+    assert list(evaluation_batches(corpus, corpus.samples, config(), batch_size=4, device=CPU, rank=8, world=9)) == []
 
 
 def test_evaluation_of_nothing_is_empty(ellipsoids: Path) -> None:
