@@ -86,9 +86,33 @@ class AugmentConfig:
 
     orientation: bool = True  # draw the depth axis among three where the volume is nearly isotropic
     flip: float = 0.5  # probability of a left-right flip
+    scale: float = 0.1  # the anatomy grows by a factor uniform in 1 ± this, below 0.5
+    rotation: float = 0.0  # degrees: the angle, about the depth axis, is uniform in ± this; at most 45
+    rotation_probability: float = 1.0
     gamma: float = 0.1  # log gamma is uniform in ± this
     bias: float = 0.2  # standard deviation of the log bias field's control points
+    blur: float = 1.0  # largest standard deviation of a Gaussian blur, mm
+    blur_probability: float = 0.2
     noise: float = 0.1  # largest standard deviation of the voxel noise, in units of the z-scored volume
+
+    def __post_init__(self) -> None:
+        """Check what types cannot."""
+        ranges = {
+            "flip": (1.0, "0.5"),
+            "scale": (0.499, "0.1"),
+            "rotation": (45.0, "10"),
+            "rotation_probability": (1.0, "0.5"),
+            "gamma": (5.0, "0.1"),
+            "bias": (5.0, "0.2"),
+            "blur": (20.0, "1"),
+            "blur_probability": (1.0, "0.2"),
+            "noise": (10.0, "0.1"),
+        }
+        for key, (most, example) in ranges.items():
+            if not 0 <= getattr(self, key) <= most:
+                raise UserError(
+                    f"data.augment.{key}={getattr(self, key)} must be between 0 and {most:g}, for instance {example}"
+                )
 
 
 @dataclass

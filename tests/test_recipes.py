@@ -14,6 +14,8 @@ EPOCHS = {"mae": 700, "mae_spectral": 700, "jepa": 300, "jepa_vcr": 300}
 STATED = {
     "data.statistics": "volume",
     "data.augment.flip": 0.5,
+    "data.augment.scale": 0.1,
+    "data.augment.rotation": 10.0,
     "data.augment.gamma": 0.1,
     "objective.mask": "random",
     "objective.mask_ratio": 0.75,

@@ -16,6 +16,7 @@ from mri_fm.rng import Stream, generator
 
 NEARLY_ISOTROPIC = 1.4
 BIAS_POINTS = 4
+GRID = 2.0**-12  # voxels; ten bits are left for the coordinate itself and two for halves
 _Z, _X = 0, 2
 
 
@@ -32,6 +33,10 @@ class SampleParams:
         gamma: exponent on intensities in [0, 1].
         bias: control points of the log bias field over the output, float32 (4, 4, 4).
         noise: standard deviation of the voxel noise, in units of the z-scored volume.
+        spacing: mm between the source's voxels along z, y, x.
+        scale: how much larger the anatomy becomes, alike in millimetres along all axes: the crop shrinks by it.
+        rotation: angle in radians about the depth axis and the centre of the crop, a rigid one in millimetres; 0: none.
+        blur: standard deviation of a Gaussian blur, mm; 0: none.
     """
 
     depth_axis: int
@@ -42,6 +47,10 @@ class SampleParams:
     gamma: float
     bias: np.ndarray
     noise: float
+    spacing: tuple[float, float, float]
+    scale: float = 1.0
+    rotation: float = 0.0
+    blur: float = 0.0
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -49,23 +58,46 @@ class SampleParams:
         height, width = (length for axis, length in enumerate(self.output) if axis != self.depth_axis)
         return self.output[self.depth_axis], height, width
 
+    def step(self) -> np.ndarray:
+        """Voxels of the source from one voxel of the output to the next along z, y, x, float64 (3,)."""
+        step = np.divide(self.extent, self.output)
+        return step if self.scale == 1 else on_grid(step / self.scale)
+
     def roi(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where the resize reads from and to along z, y, x, float32 (3,) each; to < from mirrors the axis."""
-        begin = np.array(self.start, dtype=np.float32)
-        end = begin + np.array(self.extent, dtype=np.float32)
+        """What is shown along z, y, x but for a rotation: from and to, float32 (3,) each; to < from mirrors the axis."""
+        centre, half = np.add(self.start, np.divide(self.extent, 2)), self.step() * self.output / 2
+        begin, end = (centre - half).astype(np.float32), (centre + half).astype(np.float32)
         if self.flip_x:
             begin[_X], end[_X] = end[_X], begin[_X]
         return begin, end
 
-    def input_spacing(self, spacing: Sequence[float]) -> np.ndarray:
-        """Millimetres between voxels of the input along depth, height, width, float32 (3,), where the source has `spacing`."""
-        fine = np.asarray(spacing, dtype=np.float64) * self.extent / self.output
-        order = [self.depth_axis, *(axis for axis in range(3) if axis != self.depth_axis)]
-        return fine[order].astype(np.float32)
+    def input_spacing(self) -> np.ndarray:
+        """Millimetres between voxels of the output along depth, height, width, float32 (3,)."""
+        return (self.step() * self.spacing)[depth_first(self.depth_axis)].astype(np.float32)
+
+    def blur_voxels(self) -> np.ndarray:
+        """The blur along depth, height, width in voxels of the output, float32 (3,)."""
+        return (self.blur / self.input_spacing()).astype(np.float32)
+
+
+def on_grid(voxels: np.ndarray) -> np.ndarray:
+    """Rounded so that coordinates made of it are exact in float32: CPU, GPU and twin then read at the very same places."""
+    return np.round(voxels / GRID) * GRID
+
+
+def depth_first(depth_axis: int) -> list[int]:
+    """The source axes in the order of the output: depth, height, width."""
+    return [depth_axis, *(axis for axis in range(3) if axis != depth_axis)]
 
 
 def draw_params(
-    sample_shape: Sequence[int], size: Sequence[int], augment: AugmentConfig, *, seed: int, position: int
+    sample_shape: Sequence[int],
+    size: Sequence[int],
+    augment: AugmentConfig,
+    *,
+    seed: int,
+    position: int,
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> SampleParams:
     """The parameters of the sample at a global position, for training.
 
@@ -79,11 +111,14 @@ def draw_params(
         augment: the ranges.
         seed: the run's seed.
         position: global sample position.
+        spacing: mm between voxels along z, y, x.
     """
     rng = generator(seed, Stream.AUGMENT, position)
     any_axis, place, flip = int(rng.integers(3)), rng.random(), rng.random()
     log_gamma, noise = rng.uniform(-1.0, 1.0), rng.random()
     points = rng.standard_normal((BIAS_POINTS,) * 3, dtype=np.float32)
+    scale, angle, blur = rng.uniform(-1.0, 1.0), rng.uniform(-1.0, 1.0), rng.random()
+    rotates, blurs = rng.random(), rng.random()
     depth_axis = any_axis if augment.orientation and _nearly_isotropic(sample_shape) else _native_depth(sample_shape)
     start, extent = _square_crop(sample_shape, depth_axis, place)
     return SampleParams(
@@ -95,22 +130,40 @@ def draw_params(
         gamma=math.exp(augment.gamma * log_gamma),
         bias=points * np.float32(augment.bias),
         noise=augment.noise * noise,
+        spacing=_three(spacing),
+        scale=1.0 + augment.scale * scale,
+        rotation=math.radians(augment.rotation * angle) if rotates < augment.rotation_probability else 0.0,
+        blur=augment.blur * blur if blurs < augment.blur_probability else 0.0,
     )
 
 
-def centre_params(sample_shape: Sequence[int], size: Sequence[int]) -> SampleParams:
+def centre_params(
+    sample_shape: Sequence[int], size: Sequence[int], *, spacing: Sequence[float] = (1.0, 1.0, 1.0)
+) -> SampleParams:
     """The parameters for evaluation: native depth axis, centre crop, no augmentation; arguments as `draw_params`."""
     depth_axis = _native_depth(sample_shape)
     start, extent = _square_crop(sample_shape, depth_axis, 0.5)
     output = _source_order(size, depth_axis)
     flat = np.zeros((BIAS_POINTS,) * 3, dtype=np.float32)
-    return SampleParams(depth_axis, start, extent, output, flip_x=False, gamma=1.0, bias=flat, noise=0.0)
+    return SampleParams(
+        depth_axis, start, extent, output, flip_x=False, gamma=1.0, bias=flat, noise=0.0, spacing=_three(spacing)
+    )
+
+
+def blur_window(deviation: np.ndarray) -> np.ndarray:
+    """Taps of the Gaussian kernel along each axis, int32: three standard deviations (in voxels) to either side."""
+    return (2 * np.ceil(3 * deviation) + 1).astype(np.int32)
 
 
 def intensity_gain(window: tuple[float, float]) -> float:
     """What maps the window to [0, 1]; 0 if it is under one stored unit wide, so that a constant volume stays constant."""
     width = window[1] - window[0]
     return 1.0 / width if width >= 1.0 else 0.0
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    z, y, x = map(float, values)
+    return z, y, x
 
 
 def _nearly_isotropic(shape: Sequence[int]) -> bool:

@@ -12,20 +12,30 @@ from typing import Any
 import nvidia.dali.math as dmath
 from nvidia.dali import fn, pipeline_def
 from nvidia.dali import types as dali
+from nvidia.dali.pipeline import do_not_convert
 
 LEAST_DEVIATION = 1e-6
 FOREGROUND = 0.5  # stored units: foreground is 1 or more, and rounding leaves traces above 0 beside it
 
 INPUTS: tuple[tuple[str, Any, int, str], ...] = (
     ("voxels", dali.INT16, 4, "DHWC"),
-    ("roi_start", dali.FLOAT, 1, ""),
-    ("roi_end", dali.FLOAT, 1, ""),
-    ("output", dali.FLOAT, 1, ""),
+    ("begin", dali.FLOAT, 1, ""),
+    ("end", dali.FLOAT, 1, ""),
+    ("resized_shape", dali.FLOAT, 1, ""),
+    ("padded", dali.BOOL, 0, ""),
+    ("anchor", dali.INT32, 1, ""),
+    ("padded_shape", dali.INT32, 1, ""),
+    ("rotated", dali.BOOL, 0, ""),
+    ("matrix", dali.FLOAT, 2, ""),
+    ("plane", dali.FLOAT, 1, ""),
     ("size", dali.FLOAT, 1, ""),
     ("depth_axis", dali.INT32, 0, ""),
     ("window", dali.FLOAT, 1, ""),
     ("gamma", dali.FLOAT, 0, ""),
     ("bias", dali.FLOAT, 4, "DHWC"),
+    ("blurred", dali.BOOL, 0, ""),
+    ("blur", dali.FLOAT, 1, ""),
+    ("blur_window", dali.INT32, 1, ""),
     ("noise", dali.FLOAT, 0, ""),
     ("spacing", dali.FLOAT, 1, ""),
     ("status", dali.INT64, 1, ""),
@@ -82,6 +92,16 @@ def build_pipeline(
 
 @pipeline_def(enable_conditionals=True)
 def _graph(source: Any, device: str, statistics: str, parallel: bool, sample_bytes: int | None) -> Any:
+    given = _inputs(source, device, parallel, sample_bytes)
+    volume = _depth_first(_read(given), given)
+    foreground = volume > FOREGROUND  # from the geometry alone: what follows changes intensities only
+    normalised, air = _z_score(_blurred(_shaded(volume, given), given), foreground, statistics)
+    return normalised, fn.cast(foreground, dtype=dali.UINT8), air, given["noise"], given["spacing"], given["status"]
+
+
+@do_not_convert
+def _inputs(source: Any, device: str, parallel: bool, sample_bytes: int | None) -> dict[str, Any]:
+    """`INPUTS` by name; what voxels are computed from goes to the device, arguments of operators stay on the CPU."""
     inputs = fn.external_source(
         source,
         num_outputs=len(INPUTS),
@@ -92,37 +112,81 @@ def _graph(source: Any, device: str, statistics: str, parallel: bool, sample_byt
         ndim=[rank for _, _, rank, _ in INPUTS],
         layout=[layout for _, _, _, layout in INPUTS],
     )
-    voxels, roi_start, roi_end, output, size, depth_axis, window, gamma, bias, noise, spacing, status = inputs
+    given = dict(zip((name for name, _, _, _ in INPUTS), inputs, strict=True))
     if device == "gpu":
-        voxels, window, gamma, bias = voxels.gpu(), window.gpu(), gamma.gpu(), bias.gpu()
+        given |= {name: given[name].gpu() for name in ("voxels", "window", "gamma", "bias")}
+    return given
+
+
+def _read(given: dict[str, Any]) -> Any:
+    """Crop, flip, scale and resize in one pass; what lies beyond the volume is 0."""
     resized = fn.resize(
-        voxels,
-        size=output,
-        roi_start=roi_start,
-        roi_end=roi_end,
+        given["voxels"],
+        size=given["resized_shape"],
+        roi_start=given["begin"],
+        roi_end=given["end"],
         interp_type=dali.INTERP_LINEAR,
         antialias=False,
         dtype=dali.FLOAT,
     )
-    volume = _depth_first(resized, depth_axis)
-    field = fn.resize(bias, size=size, interp_type=dali.INTERP_LINEAR, antialias=False, dtype=dali.FLOAT)
-    low, gain = window[0], window[1]
-    scaled = dmath.clamp((volume - low) * gain, 0.0, 1.0)  # background is below the window and stays 0
-    shaded = dmath.pow(scaled, gamma) * dmath.exp(field)
-    foreground = volume > FOREGROUND  # from the geometry alone: what follows changes intensities only
-    normalised, air = _z_score(shaded, foreground, statistics)
-    return normalised, fn.cast(foreground, dtype=dali.UINT8), air, noise, spacing, status
+    volume = resized
+    if given["padded"]:
+        frame = {"start": given["anchor"], "shape": given["padded_shape"], "axes": [0, 1, 2]}
+        volume = fn.slice(resized, **frame, out_of_bounds_policy="pad")
+    return volume
 
 
-def _depth_first(volume: Any, depth_axis: Any) -> Any:
-    """Move the depth axis to the front; `perm` takes no tensor, hence the branches."""
-    if depth_axis == 0:
-        turned = fn.transpose(volume, perm=[0, 1, 2, 3], transpose_layout=False)
-    elif depth_axis == 1:
-        turned = fn.transpose(volume, perm=[1, 0, 2, 3], transpose_layout=False)
-    else:
-        turned = fn.transpose(volume, perm=[2, 0, 1, 3], transpose_layout=False)
+def _depth_first(volume: Any, given: dict[str, Any]) -> Any:
+    """Move the depth axis to the front, rotating on the way; `perm` takes no tensor, hence the branches."""
+    turned = volume
+    if given["rotated"]:
+        turned = _rotated(volume, given)
+    elif given["depth_axis"] == 1:
+        turned = _turned(volume, 1, 0, 2)
+    elif given["depth_axis"] == 2:
+        turned = _turned(volume, 2, 0, 1)
     return turned
+
+
+def _rotated(volume: Any, given: dict[str, Any]) -> Any:
+    """Turn in the plane across the depth, the slices being the channels of one image; then the depth first."""
+    depth_last = volume
+    if given["depth_axis"] == 0:
+        depth_last = _turned(volume, 1, 2, 0)
+    elif given["depth_axis"] == 1:
+        depth_last = _turned(volume, 0, 2, 1)
+    return _turned(_warped(depth_last, given), 2, 0, 1)
+
+
+@do_not_convert
+def _turned(volume: Any, *axes: int) -> Any:
+    return fn.transpose(volume, perm=[*axes, 3], transpose_layout=False)
+
+
+def _warped(volume: Any, given: dict[str, Any]) -> Any:
+    plane = fn.warp_affine(
+        fn.reshape(fn.squeeze(volume, axes=[3]), layout="HWC"),
+        matrix=given["matrix"],
+        size=given["plane"],
+        interp_type=dali.INTERP_LINEAR,
+        fill_value=0.0,
+    )
+    return fn.reshape(fn.expand_dims(plane, axes=[3]), layout="DHWC")
+
+
+def _shaded(volume: Any, given: dict[str, Any]) -> Any:
+    """Clip to the window, then gamma and the bias field."""
+    low, gain = given["window"][0], given["window"][1]
+    scaled = dmath.clamp((volume - low) * gain, 0.0, 1.0)  # background is below the window and stays 0
+    field = fn.resize(given["bias"], size=given["size"], interp_type=dali.INTERP_LINEAR, antialias=False, dtype=dali.FLOAT)
+    return dmath.pow(scaled, given["gamma"]) * dmath.exp(field)
+
+
+def _blurred(volume: Any, given: dict[str, Any]) -> Any:
+    blurred = volume
+    if given["blurred"]:
+        blurred = fn.gaussian_blur(volume, sigma=given["blur"], window_size=given["blur_window"])
+    return blurred
 
 
 def _z_score(shaded: Any, foreground: Any, statistics: str) -> tuple[Any, Any]:

@@ -78,7 +78,7 @@ class TrainPlan:
     def params(self, position: int, sample: Sample) -> SampleParams:
         """Random ones, from (seed, position)."""
         size = self.curriculum.size(position // self.global_batch)
-        return draw_params(sample.shape, size, self.augment, seed=self.seed, position=position)
+        return draw_params(sample.shape, size, self.augment, seed=self.seed, position=position, spacing=sample.spacing)
 
 
 @dataclass(frozen=True)
@@ -106,4 +106,4 @@ class EvaluationPlan:
 
     def params(self, position: int, sample: Sample) -> SampleParams:
         """Deterministic centre crop."""
-        return centre_params(sample.shape, self.size)
+        return centre_params(sample.shape, self.size, spacing=sample.spacing)

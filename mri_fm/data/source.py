@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from mri_fm.data.corpus import Sample
-from mri_fm.data.params import BIAS_POINTS, SampleParams, intensity_gain
+from mri_fm.data.geometry import plan_reading
+from mri_fm.data.params import BIAS_POINTS, SampleParams, blur_window, intensity_gain
 from mri_fm.data.plan import MAX_TRIES, Plan
 from mri_fm.data.reader import BadSampleError, Fault, ShardReader
 from mri_fm.data.workers import Activity
@@ -65,7 +66,7 @@ class SampleSource:
         voxels_ZYX, status = self._read_or_replace(position)
         sample = self.samples[max(status.served, 0)]
         params = self.plan.params(position, sample)
-        return graph_inputs(voxels_ZYX, params, intensity_window(sample, self.statistics), sample.spacing, status)
+        return graph_inputs(voxels_ZYX, params, intensity_window(sample, self.statistics), status)
 
     def _read_or_replace(self, position: int) -> tuple[np.ndarray, Status]:
         faults: list[Fault] = []
@@ -92,21 +93,31 @@ def intensity_window(sample: Sample, statistics: str) -> tuple[float, float]:
 
 
 def graph_inputs(
-    voxels_ZYX: np.ndarray, params: SampleParams, window: tuple[float, float], spacing: Sequence[float], status: Status
+    voxels_ZYX: np.ndarray, params: SampleParams, window: tuple[float, float], status: Status
 ) -> tuple[np.ndarray, ...]:
-    """The arrays of `pipeline.INPUTS` for a payload int16 (z, y, x) with `spacing` mm between its voxels."""
-    begin, end = params.roi()
+    """The arrays of `pipeline.INPUTS` for a payload int16 (z, y, x)."""
+    reading = plan_reading(params, voxels_ZYX.shape)
+    blur = params.blur_voxels()
     return (
         voxels_ZYX[..., None],
-        begin,
-        end,
-        np.array(params.output, dtype=np.float32),
+        reading.begin,
+        reading.end,
+        reading.resized_shape,
+        np.array(reading.padded),
+        reading.anchor,
+        reading.padded_shape,
+        np.array(reading.rotated),
+        reading.matrix,
+        reading.plane,
         np.array(params.size, dtype=np.float32),
         np.array(params.depth_axis, dtype=np.int32),
         np.array([window[0], intensity_gain(window)], dtype=np.float32),
         np.array(params.gamma, dtype=np.float32),
         params.bias.reshape(BIAS_POINTS, BIAS_POINTS, BIAS_POINTS, 1),
+        np.array(params.blur > 0),
+        blur,
+        blur_window(blur),
         np.array(params.noise, dtype=np.float32),
-        params.input_spacing(spacing),
+        params.input_spacing(),
         status.pack(),
     )

@@ -57,15 +57,16 @@ def test_a_batch_is_what_its_positions_say(ellipsoids: Path) -> None:
         rows = zip(batch.positions_B, batch.keys, batch.x_BCZYX, batch.foreground_BCZYX, strict=True)
         for position, key, x, foreground in rows:
             sample = samples[key]
-            params = draw_params(sample.shape, SIZE, AugmentConfig(), seed=1, position=int(position))
+            spacing = sample.spacing
+            params = draw_params(sample.shape, SIZE, AugmentConfig(), seed=1, position=int(position), spacing=spacing)
             twin = augment_volume(reader.read(sample), params, intensity_window(sample, "foreground"), SIZE)
             noise = normal(1, Stream.NOISE, position[None], x.numel()).view(SIZE)
             assert foreground[0].equal(twin.foreground_DHW)
             assert (x[0] - twin.x_DHW - params.noise * noise).abs().max() < 1e-4
         spacings = [
-            draw_params(samples[key].shape, SIZE, AugmentConfig(), seed=1, position=position).input_spacing(
-                samples[key].spacing
-            )
+            draw_params(
+                samples[key].shape, SIZE, AugmentConfig(), seed=1, position=position, spacing=samples[key].spacing
+            ).input_spacing()
             for position, key in zip(batch.positions_B.tolist(), batch.keys, strict=True)
         ]
         assert batch.spacing_B3.dtype == torch.float32

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from mri_fm.config import AugmentConfig
 from mri_fm.data.params import SampleParams, centre_params, draw_params
+from mri_fm.errors import UserError
 
 SIZE = (8, 16, 24)
 shapes = st.tuples(*[st.integers(1, 300)] * 3)
@@ -24,13 +25,16 @@ def assert_square_crop_inside(params: SampleParams, shape: tuple[int, int, int])
 
 @given(shapes, st.integers(0, 2**62), st.integers(0, 2**40))
 def test_drawn_parameters_keep_their_ranges(shape: tuple[int, int, int], seed: int, position: int) -> None:
-    augment = AugmentConfig()
+    augment = AugmentConfig(rotation=10)
     params = draw_params(shape, SIZE, augment, seed=seed, position=position)
     assert_square_crop_inside(params, shape)
     if max(shape) / min(shape) >= 1.4:
         assert shape[params.depth_axis] == min(shape)
     assert abs(np.log(params.gamma)) <= augment.gamma
     assert 0 <= params.noise <= augment.noise
+    assert 0.9 <= params.scale <= 1.1
+    assert abs(params.rotation) <= np.radians(10)
+    assert 0 <= params.blur <= augment.blur
     assert params.bias.shape == (4, 4, 4)
     assert params.bias.dtype == np.float32
 
@@ -43,6 +47,7 @@ def test_evaluation_takes_the_centre_and_augments_nothing(shape: tuple[int, int,
     rests = [n - s - e for s, e, n in zip(params.start, params.extent, shape, strict=True)]
     assert all(abs(rest - start) <= 1 for rest, start in zip(rests, params.start, strict=True))
     assert (params.flip_x, params.gamma, params.noise, params.bias.any()) == (False, 1.0, 0.0, False)
+    assert (params.scale, params.rotation, params.blur) == (1, 0, 0)
 
 
 def draws(augment: AugmentConfig, shape: tuple[int, int, int] = (20, 20, 22)) -> list[SampleParams]:
@@ -60,6 +65,32 @@ def test_distributions_are_uniform_where_they_should_be() -> None:
     assert np.bincount(starts) / len(starts) == pytest.approx([1 / 3] * 3, abs=0.1)
 
 
+def test_probabilities_say_how_often_a_part_is_drawn() -> None:
+    params = draws(AugmentConfig(rotation=10, rotation_probability=0.4, blur=1, blur_probability=0.3))
+    assert np.mean([p.rotation != 0 for p in params]) == pytest.approx(0.4, abs=0.06)
+    assert np.mean([p.blur > 0 for p in params]) == pytest.approx(0.3, abs=0.06)
+
+
+def test_a_scale_shows_less_of_the_volume_and_finer_voxels() -> None:
+    plain = centre_params((20, 24, 28), SIZE, spacing=(3, 1, 2))
+    scaled = dataclasses.replace(plain, scale=1.25)
+    assert scaled.input_spacing() == pytest.approx(plain.input_spacing() / 1.25, rel=1e-3)
+    (begin, end), (small_begin, small_end) = plain.roi(), scaled.roi()
+    assert small_end - small_begin == pytest.approx((end - begin) / 1.25, rel=1e-3)
+    assert small_end + small_begin == pytest.approx(end + begin)
+
+
+def test_blur_is_in_millimetres() -> None:
+    params = dataclasses.replace(centre_params((16, 16, 16), (8, 16, 16), spacing=(3, 1, 2)), blur=3)
+    assert params.blur_voxels() == pytest.approx([0.5, 3, 1.5])
+
+
+@pytest.mark.parametrize(("key", "value"), [("flip", 1.5), ("scale", 0.6), ("rotation", 90), ("noise", -1), ("blur", -0.1)])
+def test_impossible_ranges_are_named(key: str, value: float) -> None:
+    with pytest.raises(UserError, match=rf"data\.augment\.{key}={value} must be between 0 and"):
+        AugmentConfig(**{key: value})
+
+
 def test_parameters_are_a_function_of_seed_and_position() -> None:
     def plain(seed: int, position: int) -> dict:
         params = dataclasses.asdict(draw_params((20, 21, 22), SIZE, AugmentConfig(), seed=seed, position=position))
@@ -71,8 +102,9 @@ def test_parameters_are_a_function_of_seed_and_position() -> None:
 
 
 def test_switching_a_part_off_leaves_the_others_as_they_were() -> None:
-    everything, some = draws(AugmentConfig()), draws(AugmentConfig(flip=0, gamma=0, noise=0))
-    assert not any(p.flip_x or p.noise or p.gamma != 1 for p in some)
+    off = AugmentConfig(flip=0, scale=0, rotation=0, gamma=0, blur=0, noise=0)
+    everything, some = draws(AugmentConfig(rotation=10)), draws(off)
+    assert not any(p.flip_x or p.noise or p.rotation or p.blur or p.gamma != 1 or p.scale != 1 for p in some)
     assert all(a.depth_axis == b.depth_axis and (a.bias == b.bias).all() for a, b in zip(everything, some, strict=True))
     assert {p.depth_axis for p in draws(AugmentConfig(orientation=False))} == {0}
 

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from mri_fm.config import AugmentConfig
 from mri_fm.data.params import SampleParams, centre_params, draw_params
 from mri_fm.data.pipeline import build_pipeline
 from mri_fm.data.source import Status, graph_inputs
-from mri_fm.data.twin import Augmented, augment_volume, resample
+from mri_fm.data.twin import Augmented, augment_volume, blur, resample
 
 SIZE = (9, 16, 12)
 WINDOW = (100.0, 900.0)
@@ -32,7 +33,7 @@ def build(
     device: str = "cpu",
     batch_size: int | None = None,
 ) -> Any:
-    inputs = [graph_inputs(voxels, params, window, SPACING, Status(i, i, ())) for i, (voxels, params) in enumerate(cases)]
+    inputs = [graph_inputs(voxels, params, window, Status(i, i, ())) for i, (voxels, params) in enumerate(cases)]
     return build_pipeline(
         lambda info: inputs[info.idx_in_epoch],
         device=device,
@@ -61,13 +62,32 @@ def run_volumes(cases: Sequence[Case], **changes: Any) -> list[np.ndarray]:
     return [augmented.x_DHW.numpy() for augmented in run_dali(cases, **changes)]
 
 
-def random_cases() -> list[Case]:
+OFF = {"flip": 0, "scale": 0, "rotation": 0, "gamma": 0, "bias": 0, "blur": 0, "noise": 0}
+OPTIONS: dict[str, dict[str, float]] = {
+    "orientation": {},
+    "flip": {"flip": 1},
+    "scale": {"scale": 0.2},
+    "rotation": {"rotation": 20},
+    "gamma": {"gamma": 0.3},
+    "bias": {"bias": 0.3},
+    "blur": {"blur": 2, "blur_probability": 1},
+    "noise": {"noise": 0.1},
+}
+EVERYTHING = {"flip": 0.5, "scale": 0.2, "rotation": 20, "gamma": 0.3, "bias": 0.3, "blur": 2, "blur_probability": 0.7}
+
+
+def random_cases(options: dict[str, float] | None = None) -> list[Case]:
+    """Textured blobs on background; the options alone, or everything."""
     rng = np.random.default_rng(0)
-    volumes = [rng.integers(1, 1000, shape) * (rng.random(shape) < 0.7) for shape in SHAPES for _ in range(4)]
-    return [
-        (voxels.astype(np.int16), draw_params(voxels.shape, SIZE, AugmentConfig(), seed=2, position=position))
-        for position, voxels in enumerate(volumes)
-    ]
+    augment = AugmentConfig(**(OFF | (EVERYTHING if options is None else options)))
+    cases = []
+    for position, shape in enumerate(shape for shape in SHAPES for _ in range(4)):
+        smooth = ndimage.gaussian_filter(rng.normal(size=shape), 1.0)
+        texture = (500 + 300 * smooth / smooth.std() + rng.normal(size=shape) * 30).clip(60, 1000)
+        voxels = np.where(smooth > np.quantile(smooth, 0.3), texture, 0)
+        params = draw_params(shape, SIZE, augment, seed=2, position=position, spacing=SPACING)
+        cases.append((voxels.astype(np.int16), params))
+    return cases
 
 
 def test_one_graph_gives_every_size() -> None:
@@ -82,16 +102,35 @@ def test_one_graph_gives_every_size() -> None:
 
 
 @pytest.mark.parametrize("statistics", ["foreground", "volume"])
-def test_dali_equals_the_torch_twin(statistics: str) -> None:
-    cases = random_cases()
+@pytest.mark.parametrize("option", [*OPTIONS, None])
+def test_dali_equals_the_torch_twin(option: str | None, statistics: str) -> None:
+    cases = random_cases(OPTIONS[option] if option else None)
     assert {params.depth_axis for _, params in cases} == {0, 1, 2}
-    assert {params.flip_x for _, params in cases} == {True, False}
     for augmented, (voxels, params) in zip(run_dali(cases, statistics=statistics), cases, strict=True):
         assert augmented.x_DHW.shape == SIZE
         twin = augment_volume(voxels, params, WINDOW, SIZE, statistics)
         assert (augmented.x_DHW - twin.x_DHW).abs().max() < TOLERANCE
         assert augmented.foreground_DHW.equal(twin.foreground_DHW)
         assert augmented.air == pytest.approx(twin.air, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("option", ["gamma", "bias", "blur", "noise"])
+def test_no_change_of_intensity_moves_the_foreground(option: str) -> None:
+    """It is where the geometry puts the stored mask: a voxel that none of the stored foreground reaches is background."""
+    plain, changed = run_dali(random_cases({})), run_dali(random_cases(OPTIONS[option]))
+    assert all(a.foreground_DHW.equal(b.foreground_DHW) for a, b in zip(plain, changed, strict=True))
+    for augmented, (voxels, params) in zip(plain, random_cases({}), strict=True):
+        share = resample(torch.from_numpy((voxels != 0).astype(np.float32)), params).movedim(params.depth_axis, 0)
+        assert augmented.foreground_DHW[share > 0.01].all()
+        assert not augmented.foreground_DHW[share == 0].any()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 6])
+def test_how_samples_are_batched_changes_no_bit(batch_size: int) -> None:
+    whole, split = run_dali(random_cases()), run_dali(random_cases(), batch_size=batch_size)
+    for a, b in zip(whole, split, strict=True):
+        assert a.x_DHW.equal(b.x_DHW)
+        assert a.foreground_DHW.equal(b.foreground_DHW)
 
 
 @pytest.mark.gpu
@@ -113,15 +152,15 @@ def test_resample_reads_a_linear_field_where_geometry_says() -> None:
     """Linear interpolation reproduces a linear field, so the values are the source coordinates themselves."""
     shape = (30, 40, 50)
     z, y, x = np.meshgrid(*[np.arange(n, dtype=np.float32) for n in shape], indexing="ij")
-    params = dataclasses.replace(draw_params(shape, SIZE, AugmentConfig(), seed=0, position=0), flip_x=True)
+    drawn = (draw_params(shape, SIZE, AugmentConfig(scale=0.2), seed=0, position=position) for position in range(100))
+    params = dataclasses.replace(next(params for params in drawn if params.scale > 1.1), flip_x=True)
     for axis, field in enumerate((z, y, x)):
-        begin, end = params.start[axis], params.start[axis] + params.extent[axis]
-        if axis == 2:
-            begin, end = end, begin
+        centre, half = params.start[axis] + params.extent[axis] / 2, params.extent[axis] / 2 / params.scale
+        begin, end = (centre + half, centre - half) if axis == 2 else (centre - half, centre + half)
         count = params.output[axis]
         expected = begin + (np.arange(count) + 0.5) * (end - begin) / count - 0.5
         line = resample(torch.from_numpy(field), params).movedim(axis, 0)[:, 0, 0].numpy()
-        assert line == pytest.approx(expected.clip(0, shape[axis] - 1), abs=1e-4)
+        assert line == pytest.approx(expected.clip(0, shape[axis] - 1), abs=2e-3)
 
 
 @pytest.mark.parametrize("flip_x", [False, True])
@@ -129,7 +168,7 @@ def test_resample_reads_a_linear_field_where_geometry_says() -> None:
 def test_the_spacing_is_the_distance_between_voxels_of_the_input(depth_axis: int, flip_x: bool) -> None:
     """Measured on volumes whose values are the millimetres along one source axis each."""
     shape = (30, 32, 34)
-    draws = (draw_params(shape, SIZE, AugmentConfig(), seed=0, position=position) for position in range(100))
+    draws = (draw_params(shape, SIZE, AugmentConfig(), seed=0, position=p, spacing=SPACING) for p in range(100))
     drawn = next(params for params in draws if params.depth_axis == depth_axis)
     params = dataclasses.replace(drawn, flip_x=flip_x)
     order = [depth_axis, *(axis for axis in range(3) if axis != depth_axis)]
@@ -138,13 +177,60 @@ def test_the_spacing_is_the_distance_between_voxels_of_the_input(depth_axis: int
         field = millimetres.view([-1 if axis == source_axis else 1 for axis in range(3)]).expand(shape)
         steps = resample(field, params).movedim(depth_axis, 0).diff(dim=output_axis).abs()
         middle = steps.narrow(output_axis, 2, steps.shape[output_axis] - 4)  # at the border the volume may end
-        assert middle.numpy() == pytest.approx(params.input_spacing(SPACING)[output_axis], rel=1e-4)
+        assert middle.numpy() == pytest.approx(params.input_spacing()[output_axis], rel=1e-4)
 
 
 def test_the_graph_hands_the_spacing_on() -> None:
     cases = random_cases()
     spacing = build(cases).run()[4].as_array()
-    assert spacing == pytest.approx(np.stack([params.input_spacing(SPACING) for _, params in cases]))
+    assert spacing == pytest.approx(np.stack([params.input_spacing() for _, params in cases]))
+
+
+def test_what_lies_beyond_the_volume_is_background() -> None:
+    voxels = np.full((20, 20, 20), 500, np.int16)
+    params = dataclasses.replace(centre_params(voxels.shape, voxels.shape), scale=0.8)  # 25 voxels are shown as 20
+    (augmented,) = run_dali([(voxels, params)], statistics="volume")
+    inside = torch.zeros(20, 20, 20, dtype=torch.bool)
+    inside[2:18, 2:18, 2:18] = True  # centres at 1.25 (i + 1/2) - 2.5
+    assert augmented.foreground_DHW.equal(inside)
+    assert augmented.x_DHW[~inside].numpy() == pytest.approx(augmented.air, abs=1e-6)
+    (turned,) = run_dali([(voxels, dataclasses.replace(params, scale=1.0, rotation=np.radians(45)))], statistics="volume")
+    assert not turned.foreground_DHW[:, 0, 0].any()
+    assert turned.foreground_DHW[:, 10, 10].all()
+
+
+@pytest.mark.parametrize("depth_axis", [0, 1, 2])
+def test_a_rotation_is_rigid_in_millimetres_about_the_middle_of_the_crop(depth_axis: int) -> None:
+    """Against a trilinear warp in float64 whose coordinates are written out in millimetres."""
+    shape, spacing, angle = (22, 24, 26), np.array([1.5, 0.8, 1.1]), np.radians(25)
+    voxels = np.zeros(shape, np.int16)
+    inner = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(16, 18, 20)), 1.5)
+    voxels[3:-3, 3:-3, 3:-3] = 1000 + 300 * inner / inner.std()
+    drawn = (draw_params(shape, SIZE, AugmentConfig(flip=1), seed=0, position=p, spacing=spacing) for p in range(100))
+    params = next(params for params in drawn if params.depth_axis == depth_axis)
+    params = dataclasses.replace(params, rotation=angle, scale=0.95)
+    begin, end = params.roi()
+    steps = [(end[i] - begin[i]) / params.output[i] * (np.arange(params.output[i]) + 0.5) for i in range(3)]
+    offset = (np.stack(np.meshgrid(*steps, indexing="ij"), -1) - (end - begin) / 2) * spacing
+    a, b = (axis for axis in range(3) if axis != depth_axis)
+    turned = offset.copy()
+    turned[..., a] = np.cos(angle) * offset[..., a] - np.sin(angle) * offset[..., b]
+    turned[..., b] = np.sin(angle) * offset[..., a] + np.cos(angle) * offset[..., b]
+    source = np.moveaxis(turned / spacing + (begin + end) / 2 - 0.5, -1, 0)
+    expected = ndimage.map_coordinates(voxels.astype(np.float64), source, order=1, mode="grid-constant")
+    assert (
+        np.abs(resample(torch.from_numpy(voxels.astype(np.float32)), params).numpy() - expected).max() < 3
+    )  # a thousandth of a voxel at an edge of 1000
+
+
+def test_the_blur_is_a_gaussian_of_so_many_millimetres() -> None:
+    params = dataclasses.replace(centre_params((20, 22, 24), (20, 22, 24), spacing=SPACING), blur=1.5)
+    volume = np.random.default_rng(0).random((20, 22, 22))
+    expected = volume
+    for axis, deviation in enumerate(1.5 / params.input_spacing().astype(float)):
+        radius = int(np.ceil(3 * deviation))
+        expected = ndimage.gaussian_filter1d(expected, deviation, axis, mode="mirror", radius=radius)
+    assert np.abs(blur(torch.from_numpy(volume.astype(np.float32)), params).numpy() - expected).max() < 1e-6
 
 
 @pytest.mark.parametrize("depth_axis", [0, 1, 2])
