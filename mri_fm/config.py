@@ -134,6 +134,7 @@ class DataConfig:
     workers: int = 0  # processes per rank that read; 0: the rank itself, cheapest on local storage (docs/faults.md)
     timeout_s: float = 300.0  # a read, or a silence of the loader, that lasts longer ends its workers, then the rank
     statistics: str = "foreground"  # percentiles and z-score over: foreground, volume (as in the paper)
+    reader: str = "shards"  # what samples are read from: shards, archive (volumes.zarr; slow, meant for evaluation)
     cache_dir: str | None = None  # folder on a disk of the node that keeps payloads, for ranks and workers together
     cache_gb: float = 100.0  # 10^9 bytes that cache_dir may take; what was used longest ago makes room
     contrasts: list[str] = field(default_factory=list)  # train on these alone; empty: all
@@ -320,6 +321,7 @@ def _check(config: Config) -> None:
     """Constraints that types cannot express."""
     choices = {
         "data.device": (config.data.device, ("auto", "cpu", "gpu")),
+        "data.reader": (config.data.reader, ("shards", "archive")),
         "data.statistics": (config.data.statistics, ("foreground", "volume")),
         "data.verify": (config.data.verify, ("full", "size")),
         "optim.decay": (config.optim.decay, ("cosine", "constant")),

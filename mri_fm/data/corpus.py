@@ -36,6 +36,7 @@ class Sample:
         checksum: XXH3-64 of the payload as stored, 16 hex digits.
         row: index in the manifest.
         codec: what the payload is stored with, a name of `mri_fm.data.codecs.CODECS`.
+        content_hash: of the whole volume before the crop, `mri_fm.volume.canonical.Canonical.content_hash`.
     """
 
     key: str
@@ -56,6 +57,7 @@ class Sample:
     checksum: str
     row: int
     codec: str = "raw"
+    content_hash: str = ""
 
 
 class Corpus:
@@ -72,29 +74,30 @@ class Corpus:
         return self.storage.address
 
     @classmethod
-    def open(cls, address: str | Path, verify: str = "full") -> Corpus:
+    def open(cls, address: str | Path, verify: str = "full", *, shards: bool = True) -> Corpus:
         """Open a corpus and check it.
 
         Args:
             address: its folder, or s3://bucket/prefix.
             verify: "full" reads the manifest and every shard and compares checksums; "size" only compares each shard's
                 size with the byte ranges in the manifest.
+            shards: False for a use of the archive alone: shards are not looked at and may be absent.
 
         Raises:
             UserError: no corpus there, storage that cannot be reached, another format version, a codec that is not
                 installed, or a file that is missing, truncated or changed.
         """
         with closing(open_storage(address)) as storage:
-            return cls._open(storage, verify)
+            return cls._open(storage, verify, shards)
 
     @classmethod
-    def _open(cls, storage: Storage, verify: str) -> Corpus:
+    def _open(cls, storage: Storage, verify: str, shards: bool) -> Corpus:
         info = _read_info(storage)
         if verify == "full":
             _verify_checksum(storage, schema.MANIFEST_FILE, info["checksums"])
         corpus = cls(storage, info, _read_manifest(storage))
         check_codecs((sample.codec for sample in corpus.samples), corpus.root)
-        for name, end in corpus._shard_ends().items():
+        for name, end in corpus._shard_ends().items() if shards else ():
             _verify_size(storage, f"{schema.SHARD_DIR}/{name}", end)
             if verify == "full":
                 _verify_checksum(storage, f"{schema.SHARD_DIR}/{name}", info["checksums"])

@@ -26,7 +26,7 @@ def inspect_lines(config: Config, *, world: int, start: int, steps: int) -> Gene
     Raises:
         UserError: a corpus that cannot be used, or a batch that does not divide by `world`.
     """
-    corpus = Corpus.open(config.data.corpus, config.data.verify)
+    corpus = Corpus.open(config.data.corpus, config.data.verify, shards=config.data.reader != "archive")
     samples = corpus.select("train", config.data.contrasts)
     loaders = [_rank_loader(corpus, samples, config, rank, world, start) for rank in range(world)]
     try:

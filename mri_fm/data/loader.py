@@ -26,7 +26,7 @@ from mri_fm.data.mixture import is_mixed, resolve_mixture
 from mri_fm.data.pipeline import build_pipeline
 from mri_fm.data.plan import EvaluationPlan, Plan, TrainPlan
 from mri_fm.data.positions import check_batch
-from mri_fm.data.reader import ShardReader, open_reader
+from mri_fm.data.reader import Reader, open_reader
 from mri_fm.data.sampler import Sampler
 from mri_fm.data.shared_memory import check_shared_memory, needed_bytes, sample_bytes
 from mri_fm.data.source import SampleSource, Status
@@ -214,7 +214,7 @@ class _PipelineBatches:
         plan: Plan,
         config: DataConfig,
         *,
-        reader: ShardReader,
+        reader: Reader,
         batch_size: int,
         device: torch.device,
         prefetch: int,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import xxhash
@@ -37,7 +38,7 @@ class Fault(IntEnum):
 
 _REASONS = {
     Fault.NONE: "no fault",
-    Fault.UNREADABLE: "the shard cannot be opened or read",
+    Fault.UNREADABLE: "what it is stored in cannot be opened or read",
     Fault.SHORT_READ: "the shard ends before the payload does",
     Fault.CHECKSUM: "the payload's checksum differs from the manifest's",
     Fault.SHAPE: "the payload does not decode to the shape in the manifest",
@@ -51,6 +52,22 @@ class BadSampleError(Exception):
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.describe())
         self.fault = fault
+
+
+class Reader(Protocol):
+    """Reads the voxels of a sample, whatever they are stored in.
+
+    Attributes:
+        cached: whether the last sample came from the cache of this node.
+    """
+
+    cached: bool
+
+    def read(self, sample: Sample) -> np.ndarray:
+        """The voxels of a sample, int16 (z, y, x); BadSampleError if they cannot be had."""
+
+    def close(self) -> None:
+        """Give back what is open."""
 
 
 class ShardReader:
@@ -102,12 +119,16 @@ class ShardReader:
         return payload
 
 
-def open_reader(storage: Storage, config: DataConfig) -> ShardReader:
-    """The reader of a corpus in `storage`, with the cache that the configuration asks for.
+def open_reader(storage: Storage, config: DataConfig) -> Reader:
+    """The reader of a corpus in `storage` that the configuration asks for.
 
     Raises:
         UserError: `data.cache_dir` cannot be written.
     """
+    if config.reader == "archive":
+        from mri_fm.data.zarr_access import ArchiveReader  # zarr takes long to import, and trains nobody
+
+        return ArchiveReader(storage)
     cache = PayloadCache(Path(config.cache_dir), int(config.cache_gb * GB)) if config.cache_dir else None
     return ShardReader(storage, cache)
 

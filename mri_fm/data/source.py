@@ -16,7 +16,7 @@ from mri_fm.data.corpus import Sample
 from mri_fm.data.geometry import plan_reading
 from mri_fm.data.params import BIAS_POINTS, SampleParams, blur_window, intensity_gain
 from mri_fm.data.plan import MAX_TRIES, Plan
-from mri_fm.data.reader import BadSampleError, Fault, ShardReader
+from mri_fm.data.reader import BadSampleError, Fault, Reader
 from mri_fm.data.workers import Activity
 
 
@@ -51,7 +51,7 @@ class Status:
 class SampleSource:
     """The callable that DALI calls once per sample."""
 
-    def __init__(self, samples: Sequence[Sample], plan: Plan, statistics: str, reader: ShardReader) -> None:
+    def __init__(self, samples: Sequence[Sample], plan: Plan, statistics: str, reader: Reader) -> None:
         """`statistics` chooses the percentiles: of the "foreground" or of the whole "volume"."""
         self.samples, self.plan, self.statistics, self.reader = samples, plan, statistics, reader
         self.activity = Activity(workers=0)

@@ -140,19 +140,19 @@ class S3Storage(Storage):
         from botocore.exceptions import BotoCoreError
 
         try:
-            return getattr(self._file_system(), method)(*arguments, **options)
+            return getattr(self.client(), method)(*arguments, **options)
         except (OSError, BotoCoreError, ClientError) as error:
-            raise _as_os_error(error) from error
+            raise as_os_error(error) from error
 
-    def _file_system(self) -> Any:
-        """A client of this process: connections do not survive a fork."""
+    def client(self) -> Any:
+        """An `s3fs.S3FileSystem` of this process, since connections do not survive a fork. It asks once: retries are ours."""
         if self._client[0] != os.getpid():
             import s3fs
 
             times = {"connect_timeout": REQUEST_TIMEOUT_S, "read_timeout": REQUEST_TIMEOUT_S}
             once = {**times, "retries": {"total_max_attempts": 1}}
             system = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False, config_kwargs=once)
-            system.retries = 1  # the retries are ours, in one place
+            system.retries = 1
             self._client = (os.getpid(), system)
         return self._client[1]
 
@@ -179,7 +179,7 @@ def same_place(one: str | Path, other: str | Path) -> bool:
     return local[0].rstrip("/") == local[1].rstrip("/")
 
 
-def _as_os_error(error: Exception) -> OSError:
+def as_os_error(error: Exception) -> OSError:
     """What a failed S3 request is called, whatever layer it failed in."""
     from aiohttp import ClientError
     from botocore.exceptions import ConnectionError as NoConnection

@@ -84,12 +84,13 @@ def run_training(config: Config, sharding: dict[str, Any], environment: Environm
 
 def open_corpus(config: DataConfig, environment: Environment) -> Corpus:
     """The corpus, whose shards rank 0 alone reads through."""
+    shards = config.reader != "archive"
 
     def verify() -> None:
-        Corpus.open(config.corpus, verify=config.verify)
+        Corpus.open(config.corpus, verify=config.verify, shards=shards)
 
     on_rank_0(environment, verify)
-    return Corpus.open(config.corpus, verify="size")
+    return Corpus.open(config.corpus, verify="size", shards=shards)
 
 
 def settle_token_budget(config: Config, corpus: Corpus, environment: Environment) -> None:

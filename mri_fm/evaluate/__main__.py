@@ -28,6 +28,12 @@ def parse(words: Sequence[str] | None = None) -> Request:
     parser.add_argument("--encoder", choices=("teacher", "student"), help="default: the one the objective keeps")
     parser.add_argument("--batch-size", type=int, default=4, help="volumes embedded at once (default: %(default)s)")
     parser.add_argument("--contrasts", nargs="+", default=(), metavar="NAME", help="evaluate these alone (default: all)")
+    parser.add_argument(
+        "--reader",
+        choices=("shards", "archive"),
+        default="shards",
+        help="archive: volumes.zarr, where shards are absent",
+    )
     fields = vars(parser.parse_args(words))
     request = Request(**fields | {"contrasts": tuple(fields["contrasts"])})
     if request.folds < 2:

@@ -44,6 +44,7 @@ class Request:
     encoder: str | None = None  # teacher, student; None: the one the objective keeps for downstream use
     batch_size: int = 4
     contrasts: tuple[str, ...] = ()  # evaluate these alone; empty: all
+    reader: str = "shards"  # shards, archive
 
 
 def evaluate(request: Request, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def evaluate(request: Request, say: Callable[[str], None] = lambda line: None) -
         raise UserError(f"--run {request.run}: no such folder; give the run.dir of a training run")
     if request.out.exists() and not request.out.is_dir():
         raise UserError(f"--out {request.out} is a file; give a folder")
-    corpus = Corpus.open(request.corpus, "full")
+    corpus = Corpus.open(request.corpus, "full", shards=request.reader == "shards")
     task = read_task(corpus.table, request.label, request.unit, request.contrasts)
     task.require_folds(request.folds)
     loaded = load_objective(request.run)
@@ -70,7 +71,7 @@ def evaluate(request: Request, say: Callable[[str], None] = lambda line: None) -
     say(f"embedding {len(samples)} volumes with the {name} of step {loaded.step}")
     keys = [sample.key for sample in samples]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data = dataclasses.replace(loaded.config.data, corpus=request.corpus)
+    data = dataclasses.replace(loaded.config.data, corpus=request.corpus, reader=request.reader)
     batches = evaluation_batches(corpus, samples, data, batch_size=request.batch_size, device=device)
     embedded = embed(encoders, batches, keys, device)
     say(f"fitting probes on {request.folds} folds")

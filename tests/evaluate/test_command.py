@@ -77,6 +77,7 @@ def test_the_table_is_printed(
         ({"label": "site"}, "all 24 labelled volumes are 'one'"),
         ({"label": "age"}, "are no classes"),
         ({"unit": "subject", "folds": 5}, "3 subject units"),
+        ({"reader": "archive"}, "no readable sample to serve: v000 .*what it is stored in cannot be opened or read"),
         ({"contrasts": ("T3",)}, "--contrasts T3: .*: FLAIR, T1, T2$"),
     ],
 )
