@@ -162,8 +162,8 @@ def verify_checkpoint(checkpoint: Path) -> str | None:
     return None
 
 
-def latest_checkpoint(run_dir: Path) -> Path:
-    """The checkpoint that `latest` names, verified, for readers outside a training run.
+def find_checkpoint(run_dir: Path, step: int | None = None) -> Path:
+    """The checkpoint of a step, by default the one that `latest` names, verified, for readers outside a training run.
 
     Raises:
         UserError: there is none, or it is damaged.
@@ -171,7 +171,10 @@ def latest_checkpoint(run_dir: Path) -> Path:
     pointer = run_dir / "checkpoints" / LATEST_FILE
     if not pointer.is_file():
         raise UserError(f"no checkpoint under {run_dir}: train.py writes one every checkpoint.every steps and at the end")
-    checkpoint = pointer.parent / pointer.read_text().strip()
+    checkpoint = pointer.parent / (pointer.read_text().strip() if step is None else step_name(step))
+    if step is not None and not checkpoint.is_dir():
+        kept = ", ".join(str(int(path.name[-8:])) for path in sorted(pointer.parent.glob("step-????????")))
+        raise UserError(f"{run_dir} has no checkpoint of step {step}, but of {kept}; checkpoint.keep_last says how many stay")
     problem = verify_checkpoint(checkpoint)
     if problem is not None:
         raise UserError(f"{checkpoint} is damaged: {problem}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mri_fm.config import Config, config_from_yaml
-from mri_fm.engine.checkpoint import latest_checkpoint, read_meta
+from mri_fm.engine.checkpoint import find_checkpoint, read_meta
 from mri_fm.engine.setup import build_objective
 from mri_fm.errors import UserError
 from mri_fm.objectives import Objective
@@ -26,14 +26,14 @@ class LoadedObjective:
     step: int
 
 
-def load_objective(run_dir: Path) -> LoadedObjective:
-    """Load the newest checkpoint of a run.
+def load_objective(run_dir: Path, step: int | None = None) -> LoadedObjective:
+    """Load the checkpoint of a step of a run, by default the newest.
 
     Raises:
-        UserError: not a run folder, no checkpoint in it, a damaged one, or one of another model.
+        UserError: not a run folder, no such checkpoint in it, a damaged one, or one of another model.
     """
     config = config_from_yaml(run_dir / "config.yaml")
-    checkpoint = latest_checkpoint(run_dir)
+    checkpoint = find_checkpoint(run_dir, step)
     objective = build_objective(config)
     try:
         objective.load_state_dict(_consolidated(checkpoint))

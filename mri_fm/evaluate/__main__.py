@@ -34,6 +34,7 @@ def parse(words: Sequence[str] | None = None) -> Request:
         default="shards",
         help="archive: volumes.zarr, where shards are absent",
     )
+    parser.add_argument("--step", type=int, help="checkpoint to evaluate (default: the newest)")
     fields = vars(parser.parse_args(words))
     request = Request(**fields | {"contrasts": tuple(fields["contrasts"])})
     if request.folds < 2:

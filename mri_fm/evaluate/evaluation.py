@@ -45,6 +45,7 @@ class Request:
     batch_size: int = 4
     contrasts: tuple[str, ...] = ()  # evaluate these alone; empty: all
     reader: str = "shards"  # shards, archive
+    step: int | None = None  # of the checkpoint; None: the newest
 
 
 def evaluate(request: Request, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def evaluate(request: Request, say: Callable[[str], None] = lambda line: None) -
     corpus = Corpus.open(request.corpus, "full", shards=request.reader == "shards")
     task = read_task(corpus.table, request.label, request.unit, request.contrasts)
     task.require_folds(request.folds)
-    loaded = load_objective(request.run)
+    loaded = load_objective(request.run, request.step)
     name, trained = choose_encoder(loaded.objective, request.encoder)
     encoders = {TRAINED: trained, RANDOM: choose_encoder(untrained(loaded.config), name)[1]}
     samples = [corpus.samples[row] for row in task.row_S]

@@ -12,7 +12,7 @@ import pytest
 
 import train
 from mri_fm.config import load_config
-from mri_fm.engine.checkpoint import latest_checkpoint, read_meta
+from mri_fm.engine.checkpoint import find_checkpoint, read_meta
 from mri_fm.engine.loop import EXIT_STOPPED
 from mri_fm.observe.recorder import read_metrics
 from tests.distributed import free_port
@@ -56,7 +56,7 @@ def test_a_request_to_stop_saves_and_exits_75(corpus, tmp_path, number):
     os.kill(int(rank), number)
     code, output = finish(process, tmp_path / "log")
     assert code == EXIT_STOPPED, output
-    saved = read_meta(latest_checkpoint(tmp_path / "run"))["step"]
+    saved = read_meta(find_checkpoint(tmp_path / "run"))["step"]
     assert saved == max(losses(tmp_path / "run"))
 
 

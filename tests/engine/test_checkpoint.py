@@ -4,7 +4,7 @@ import pytest
 
 from mri_fm.config import load_config
 from mri_fm.engine import checkpoint as module
-from mri_fm.engine.checkpoint import Checkpointer, identity, latest_checkpoint, step_name, verify_checkpoint
+from mri_fm.engine.checkpoint import Checkpointer, find_checkpoint, identity, step_name, verify_checkpoint
 from mri_fm.engine.environment import Environment
 from mri_fm.errors import UserError
 
@@ -29,7 +29,15 @@ def test_the_newest_are_kept_and_latest_names_the_newest(checkpointer, tmp_path)
     for step in (1, 2, 3):
         write_checkpoint(checkpointer, step)
     assert sorted(p.name for p in checkpointer.folder.glob("step-*")) == [step_name(2), step_name(3)]
-    assert latest_checkpoint(tmp_path).name == step_name(3)
+    assert find_checkpoint(tmp_path).name == step_name(3)
+
+
+def test_a_step_is_found_or_the_kept_ones_are_named(checkpointer, tmp_path):
+    for step in (1, 2, 3):
+        write_checkpoint(checkpointer, step)
+    assert find_checkpoint(tmp_path, 2).name == step_name(2)
+    with pytest.raises(UserError, match="no checkpoint of step 1, but of 2, 3;"):
+        find_checkpoint(tmp_path, 1)
 
 
 @pytest.mark.parametrize("damage", ["cut", "altered", "removed", "unlisted", "record cut"])
@@ -50,7 +58,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(checkpointer, tm
     assert checkpointer._find_first_whole() == step_name(1)
     assert step_name(2) in capsys.readouterr().out
     with pytest.raises(UserError, match=step_name(2)):
-        latest_checkpoint(tmp_path)
+        find_checkpoint(tmp_path)
 
 
 def test_what_lies_beyond_the_newest_is_removed_and_not_kept_in_its_place(checkpointer, tmp_path):
@@ -60,7 +68,7 @@ def test_what_lies_beyond_the_newest_is_removed_and_not_kept_in_its_place(checkp
     checkpointer.keep_last = 1
     write_checkpoint(checkpointer, 2)
     assert [p.name for p in checkpointer.folder.glob("step-*")] == [step_name(2)]
-    assert latest_checkpoint(tmp_path).name == step_name(2)
+    assert find_checkpoint(tmp_path).name == step_name(2)
 
 
 def test_a_partial_checkpoint_is_never_taken(checkpointer):
@@ -89,7 +97,7 @@ def test_verify_accepts_what_publish_wrote(checkpointer):
 
 def test_no_checkpoint_says_how_one_comes_about(tmp_path):
     with pytest.raises(UserError, match=r"checkpoint\.every"):
-        latest_checkpoint(tmp_path)
+        find_checkpoint(tmp_path)
 
 
 def test_identity_sees_the_model_and_not_the_length_of_the_run():

@@ -73,6 +73,7 @@ def test_the_table_is_printed(
         ({"run": Path("nowhere")}, "--run nowhere: no such folder"),
         ({"corpus": "nowhere"}, "nowhere/corpus.json is missing"),
         ({"out": Path(__file__)}, "test_command.py is a file"),
+        ({"step": 7}, "no checkpoint of step 7, but of 0"),
         ({"label": "atropy"}, "did you mean 'atrophy'"),
         ({"label": "site"}, "all 24 labelled volumes are 'one'"),
         ({"label": "age"}, "are no classes"),
