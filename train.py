@@ -32,17 +32,19 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def train(options: argparse.Namespace) -> int:
-    """Compose the configuration, join the ranks, run."""
+    """Compose the configuration, fork the loader's workers before all else, join the ranks, run."""
     from mri_fm.config import load_config
+    from mri_fm.engine.feeding import forked_workers
     from mri_fm.engine.loop import run_training
     from mri_fm.engine.setup import DEFAULT_DS_CONFIG, complete_ds_config, read_ds_config
 
     config = load_config(options.objective, options.words)
     environment = read_environment()
-    sharding = read_ds_config(options.ds_config or DEFAULT_DS_CONFIG)
-    complete_ds_config(sharding, config, environment)
-    start_process_group(environment)
-    return run_training(config, sharding, environment)
+    with forked_workers(config, environment) as loader:
+        sharding = read_ds_config(options.ds_config or DEFAULT_DS_CONFIG)
+        complete_ds_config(sharding, config, environment)
+        start_process_group(environment)
+        return run_training(config, sharding, environment, loader)
 
 
 def main() -> int:

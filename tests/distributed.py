@@ -27,7 +27,7 @@ def run_ranks(fn: Callable[..., Any], world: int, *args: Any, timeout: float = 1
     processes, pipes = [], []
     for rank in range(world):
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_child, args=(fn, rank, world, port, sender, args), daemon=True)
+        process = context.Process(target=_child, args=(fn, rank, world, port, sender, args))
         process.start()
         sender.close()
         processes.append(process)

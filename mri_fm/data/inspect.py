@@ -17,6 +17,7 @@ import torch
 from mri_fm.config import Config, load_config
 from mri_fm.data.corpus import Corpus, Sample
 from mri_fm.data.loader import Batch, TrainLoader
+from mri_fm.data.skips import SkipCount
 from mri_fm.errors import UserError, run_main
 
 
@@ -24,14 +25,16 @@ def inspect_lines(config: Config, *, world: int, start: int, steps: int) -> Gene
     """One JSON line per optimizer step; every rank's own loader runs, and positions merge what they give.
 
     Raises:
-        UserError: a corpus that cannot be used, or a batch that does not divide by `world`.
+        UserError: a corpus that cannot be used, a batch that does not divide by `world`, or more bad samples than the budget.
     """
     corpus = Corpus.open(config.data.corpus, config.data.verify, shards=config.data.reader != "archive")
     samples = corpus.select("train", config.data.contrasts)
+    skipped = SkipCount(config.data.skip_budget, corpus.root)
     loaders = [_rank_loader(corpus, samples, config, rank, world, start) for rank in range(world)]
     try:
         for step in range(start, start + steps):
             batches = [next(loader) for _ in range(config.train.accumulation) for loader in loaders]
+            skipped.add(skip for batch in batches for skip in batch.skips)
             merged = sorted(item for batch in batches for item in _described(batch))
             yield json.dumps({"step": step, "keys": [key for _, key, _ in merged], "checksums": [crc for _, _, crc in merged]})
     finally:

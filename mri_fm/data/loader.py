@@ -6,7 +6,6 @@ Axes: B batch, C channel (1), Z/Y/X depth, height, width of the input (after ori
 from __future__ import annotations
 
 import itertools
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,26 +28,11 @@ from mri_fm.data.positions import check_batch
 from mri_fm.data.reader import Reader, open_reader
 from mri_fm.data.sampler import Sampler
 from mri_fm.data.shared_memory import check_shared_memory, needed_bytes, sample_bytes
+from mri_fm.data.skips import Skip, listed
 from mri_fm.data.source import SampleSource, Status
 from mri_fm.errors import UserError
 from mri_fm.inputs import Inputs
 from mri_fm.rng import Stream, normal
-
-_log = logging.getLogger(__name__)
-_NAMED = 5  # bad samples that an error spells out
-
-
-@dataclass(frozen=True)
-class Skip:
-    """A sample that could not be used at a position, and why."""
-
-    position: int
-    key: str
-    shard: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.key} in {self.shard} ({self.reason})"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -134,12 +118,10 @@ class TrainLoader:
             prefetch=prefetch,
             workers=config.workers,
         )
-        self._budget, self._root = config.skip_budget, corpus.root
         self._micro_batch = global_batch // accumulation
         self._steps_to_samples = accumulation * self._plan.batch_size
         self._global_batch = global_batch
         self.seek(start_step)
-        self.skips: list[Skip] = []
 
     def __iter__(self) -> TrainLoader:
         return self
@@ -148,11 +130,11 @@ class TrainLoader:
         """The next micro-batch.
 
         Raises:
-            UserError: more bad samples than `data.skip_budget` so far in this process, or nothing readable to replace one.
+            UserError: nothing readable to replace a bad sample.
+            ResumableError: a pipeline that has failed before.
         """
         batch = self._batches.next(group_position=self._next_group, seed=self._plan.seed)
         self._next_group += self._micro_batch
-        self._count(batch.skips)
         return batch
 
     def seek(self, step: int) -> None:
@@ -163,16 +145,6 @@ class TrainLoader:
     def close(self) -> None:
         """Drop the pipeline, end the workers and close the shards."""
         self._batches.close()
-
-    def _count(self, skips: Sequence[Skip]) -> None:
-        for skip in skips:
-            _log.warning("position %d: skipped %s", skip.position, skip)
-        self.skips.extend(skips)
-        if len(self.skips) > self._budget:
-            raise UserError(
-                f"{len(self.skips)} bad samples exceed data.skip_budget={self._budget}: {_listed(self.skips)}; "
-                f"repair {self._root} or raise data.skip_budget"
-            )
 
 
 def evaluation_batches(
@@ -293,13 +265,7 @@ def _dali_device(wanted: str, device: torch.device) -> str:
 
 def _require_served(rows: Sequence[Status], skips: Sequence[Skip]) -> None:
     if any(row.served < 0 for row in rows):
-        raise UserError(f"no readable sample to serve: {_listed(skips)}; restore these shards or build the corpus again")
-
-
-def _listed(skips: Sequence[Skip]) -> str:
-    named = list(dict.fromkeys(str(skip) for skip in skips))
-    rest = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
-    return ", ".join(named[:_NAMED]) + rest
+        raise UserError(f"no readable sample to serve: {listed(skips)}; restore these shards or build the corpus again")
 
 
 def _add_noise(x_BCZYX: Tensor, deviation_B: np.ndarray, positions_B: Tensor, seed: int) -> None:

@@ -4,8 +4,9 @@
       step-00000100/   DeepSpeed's files, ema*.pt, meta.json, checksums.json
       latest           the name of the newest one
 
-`meta.json` holds the step, the position (samples consumed) and the identity of the run: what a checkpoint of another model,
-corpus or batch would have differently. There is no other state: all randomness is a function of (seed, position).
+`meta.json` holds the step, the position (samples consumed), the bad samples skipped so far and the identity of the run: what a
+checkpoint of another model, corpus or batch would have differently. There is no other state: all randomness is a function of
+(seed, position).
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Checkpointer:
         self.folder = run_dir / "checkpoints"
         self.keep_last, self.environment, self.identity = keep_last, environment, identity
 
-    def save(self, engine: Any, ema: EMA, step: int, position: int) -> None:
+    def save(self, engine: Any, ema: EMA, step: int, position: int, skips: int = 0) -> None:
         """Write the checkpoint of `step`, called by all ranks; `latest` moves once everything is on the disk."""
         from deepspeed import comm
 
@@ -65,7 +66,13 @@ class Checkpointer:
         ema.save(partial, self.environment.rank)
         comm.barrier()
         if self.environment.is_main:
-            meta = {"step": step, "position": position, "world": self.environment.world, "identity": self.identity}
+            meta = {
+                "step": step,
+                "position": position,
+                "skips": skips,
+                "world": self.environment.world,
+                "identity": self.identity,
+            }
             (partial / META_FILE).write_text(json.dumps(meta, indent=1))
             self._publish(partial, step)
         comm.barrier()

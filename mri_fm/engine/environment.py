@@ -34,7 +34,8 @@ class Environment:
     @property
     def device(self) -> torch.device:
         """This rank's GPU, or the CPU on a machine that has none."""
-        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        # Unlike is_available, device_count leaves CUDA alone, so that the loader's workers can still be forked.
+        return torch.device("cuda", self.local_rank) if torch.cuda.device_count() else torch.device("cpu")
 
 
 def read_environment() -> Environment:

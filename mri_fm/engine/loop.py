@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -19,15 +17,18 @@ from mri_fm.config import Config, DataConfig, to_yaml
 from mri_fm.data.corpus import Corpus
 from mri_fm.data.loader import Batch, TrainLoader
 from mri_fm.data.schema import MANIFEST_FILE
+from mri_fm.data.skips import SkipCount
 from mri_fm.data.stream import describe_stream
 from mri_fm.data.survey import foreground_tokens
 from mri_fm.engine.checkpoint import Checkpointer, identity, read_meta
+from mri_fm.engine.control import Control
 from mri_fm.engine.ema import EMA
 from mri_fm.engine.environment import Environment, on_rank_0
+from mri_fm.engine.feeding import build_loader
 from mri_fm.engine.monitor import Monitor, is_due
 from mri_fm.engine.schedules import optimizer_schedules
 from mri_fm.engine.setup import build_engine, state_format
-from mri_fm.errors import UserError
+from mri_fm.errors import EXIT_RESUMABLE, UserError
 from mri_fm.models.patches import patch_grid
 from mri_fm.models.vit import as_size3
 from mri_fm.objectives import Objective
@@ -35,30 +36,17 @@ from mri_fm.observe.recorder import Record, Recorder
 from mri_fm.observe.throughput import Meter
 from mri_fm.token_budget import count_kept, lost_share, needed_share
 
-EXIT_DONE, EXIT_STOPPED = 0, 75
+EXIT_DONE, EXIT_STOPPED = 0, EXIT_RESUMABLE
 
 
-class StopRequest:
-    """Turns SIGTERM and SIGUSR1 into a question the loop asks once per step."""
-
-    def __init__(self) -> None:
-        """Install the handlers."""
-        self._asked = False
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._handle)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
-
-    def agreed(self, group: Any) -> bool:
-        """Whether any rank was asked to stop; over gloo, so that the device is not waited for."""
-        flag = torch.tensor([int(self._asked)])
-        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX, group=group)
-        return bool(flag.item())
-
-
-def run_training(config: Config, sharding: dict[str, Any], environment: Environment) -> int:
+def run_training(config: Config, sharding: dict[str, Any], environment: Environment, loader: TrainLoader | None = None) -> int:
     """Train to `train.steps`, from the newest checkpoint where there is one; called by all ranks.
+
+    Args:
+        config: the run.
+        sharding: the DeepSpeed configuration.
+        environment: this process' place among the ranks.
+        loader: one whose workers were forked before CUDA was used; by default one is built.
 
     Returns:
         The exit code: 0 when all steps are done (also when they were before), 75 when stopped on request.
@@ -79,7 +67,7 @@ def run_training(config: Config, sharding: dict[str, Any], environment: Environm
         if environment.is_main:
             print(f"{config.run.dir} has reached its {config.train.steps} steps; nothing to do", flush=True)
         return EXIT_DONE
-    return Trainer(config, sharding, environment, corpus, checkpointer).run(checkpoint)
+    return Trainer(config, sharding, environment, corpus, checkpointer).run(checkpoint, loader)
 
 
 def open_corpus(config: DataConfig, environment: Environment) -> Corpus:
@@ -119,24 +107,26 @@ class Trainer:
         """Build the engine over `config.objective`, with initial weights."""
         self.config, self.environment, self.corpus, self.checkpointer = config, environment, corpus, checkpointer
         self.run_dir = Path(config.run.dir)
-        self.samples = corpus.select("train", config.data.contrasts)
         self.engine = build_engine(config, sharding, environment)
         self.objective: Objective = self.engine.module
         self.ema = EMA(self.objective.ema_pairs())
         self.schedules = optimizer_schedules(config.optim, config.train.steps) | self.objective.schedules(config.train.steps)
         self.monitor = Monitor(self.engine, config, corpus, environment)
-        self.control = torch.distributed.new_group(backend="gloo")
-        self.stop = StopRequest()
+        self.control = Control(SkipCount(config.data.skip_budget, corpus.root, quiet=not environment.is_main))
 
-    def run(self, checkpoint: Path | None) -> int:
+    def run(self, checkpoint: Path | None, loader: TrainLoader | None = None) -> int:
         """Train from `checkpoint` (None: from the start); returns the exit code."""
         start = 0 if checkpoint is None else self.checkpointer.load(self.engine, self.ema, checkpoint)
         if checkpoint is not None and self.environment.is_main:
             print(f"resuming after step {start} from {checkpoint}", flush=True)
+        if checkpoint is not None:
+            self.control.skipped.total = int(read_meta(checkpoint).get("skips", 0))
         opened: list[Recorder] = []  # on rank 0 alone
         on_rank_0(self.environment, lambda: opened.append(self._open_records()))
-        with opened[0] if opened else nullcontext() as recorder:
-            return self._train(start, recorder)
+        batches = loader or build_loader(self.config, self.corpus, self.environment)
+        batches.seek(start)
+        with closing(batches), opened[0] if opened else nullcontext() as recorder:
+            return self._train(start, batches, recorder)
 
     def _open_records(self) -> Recorder:
         try:
@@ -146,41 +136,24 @@ class Trainer:
         except OSError as error:
             raise UserError(f"run.dir={self.run_dir} cannot be written ({error}); give a folder of yours") from error
 
-    def _train(self, start: int, recorder: Recorder | None) -> int:
+    def _train(self, start: int, batches: TrainLoader, recorder: Recorder | None) -> int:
         config, train = self.config, self.config.train
         meter = Meter(train.global_batch, self.objective.flops_per_sample(), self.environment.world, self.environment.device)
-        loader = self._loader(start)
-        batches = iter(loader)
         bar = tqdm(
             total=train.steps, initial=start, desc=config.objective.name, unit="step", disable=None if recorder else True
         )
         try:
             for step in range(start, train.steps):
                 parts = self._step(step, batches, meter)
+                stopping = self.control.agree()
                 self._record(step + 1, parts, meter, recorder)
                 bar.update()
-                if self._save_and_stop(step + 1, parts, meter):
+                self._save(step + 1, parts, meter, stopping)
+                if stopping and step + 1 < train.steps:
                     return EXIT_STOPPED
         finally:
             bar.close()
-            loader.close()
         return EXIT_DONE
-
-    def _loader(self, start: int) -> TrainLoader:
-        train, environment = self.config.train, self.environment
-        return TrainLoader(
-            self.corpus,
-            self.samples,
-            self.config.data,
-            seed=self.config.seed,
-            global_batch=train.global_batch,
-            accumulation=train.accumulation,
-            rank=environment.rank,
-            world=environment.world,
-            start_step=start,
-            steps=train.steps,
-            device=environment.device,
-        )
 
     def _step(self, step: int, batches: Iterator[Batch], meter: Meter) -> dict[str, Tensor]:
         """One optimizer step; returns this rank's mean loss and its parts, still on the device."""
@@ -193,6 +166,7 @@ class Trainer:
             waited = time.perf_counter()
             batch = next(batches)
             meter.add_wait(time.perf_counter() - waited)
+            self.control.note(batch.skips)
             loss, parts = self.engine(batch, now)
             self.engine.backward(loss)
             self.engine.step()
@@ -202,14 +176,14 @@ class Trainer:
             self.ema.update(now["ema"])
         return totals
 
-    def _save_and_stop(self, done: int, parts: dict[str, Tensor], meter: Meter) -> bool:
-        """Write a checkpoint where one is due; True when the ranks agreed to stop before the last step."""
-        stopping = self.stop.agreed(self.control)
-        if stopping or done % self.config.checkpoint.every == 0 or done == self.config.train.steps:
-            self._require_finite(done, self._fetch({"loss": parts["loss"]})["loss"])
-            with meter.paused():
-                self.checkpointer.save(self.engine, self.ema, done, done * self.config.train.global_batch)
-        return stopping and done < self.config.train.steps
+    def _save(self, done: int, parts: dict[str, Tensor], meter: Meter, stopping: bool) -> None:
+        """Write a checkpoint where one is due."""
+        if not (stopping or done % self.config.checkpoint.every == 0 or done == self.config.train.steps):
+            return
+        self._require_finite(done, self._fetch({"loss": parts["loss"]})["loss"])
+        with meter.paused():
+            position, skips = done * self.config.train.global_batch, self.control.skipped.total
+            self.checkpointer.save(self.engine, self.ema, done, position, skips)
 
     def _record(self, done: int, parts: dict[str, Tensor], meter: Meter, recorder: Recorder | None) -> None:
         """Fetch the metrics of this step, all at once and only where it is logged."""
@@ -221,6 +195,7 @@ class Trainer:
         record |= {
             "lr": float(self.schedules["lr"][done - 1]),
             "grad_norm": _number(self.engine.get_global_grad_norm()),
+            "skips": self.control.skipped.total,
             **meter.report(),
         }
         self._require_finite(done, float(record["loss"] or 0.0))

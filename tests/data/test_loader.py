@@ -130,15 +130,6 @@ def test_a_shard_corrupted_under_a_running_loader_is_replaced_the_same_way_every
     assert {skip.position for skip in skips} == set(hit)
     assert {(skip.key, skip.shard) for skip in skips} == {(victim.key, victim.shard.name)}
     assert "checksum" in skips[0].reason
-    assert len(sources[0].skips) == sum(len(batch.skips) for batch in after[0])
-
-
-def test_over_budget_the_run_stops_and_names_the_sample(own_ellipsoids: Path) -> None:
-    source = loader(own_ellipsoids)
-    damage_payload(Corpus.open(own_ellipsoids).samples[3])
-    with pytest.raises(UserError, match=r"data.skip_budget=0: vol003 in train-000001.tar \(the payload's checksum"):
-        take(source, 10)
-    source.close()
 
 
 def test_a_truncated_shard_is_skipped_with_its_reason(own_ellipsoids: Path) -> None:
