@@ -94,17 +94,20 @@ def _blocks(seed: int, sequence: int, size: int, count: int) -> list[int]:
     return [int(value) for value in itertools.chain(*draws)][:count]
 
 
-def render(anatomy: Anatomy, rendering: Rendering, seed: int) -> nib.Nifti1Image:
+def render(
+    anatomy: Anatomy, rendering: Rendering, seed: int, in_plane_mm: tuple[float, float] = IN_PLANE_MM
+) -> nib.Nifti1Image:
     """Draw one variant as an int16 NIfTI image.
 
     Args:
         anatomy: the head named by `rendering.base`.
         rendering: an entry of `plan_renderings`.
         seed: with `rendering.number`, decides deformation, bias field, noise and scale. The atrophy changes none of them.
+        in_plane_mm: range of the voxel size in the plane of the slices.
     """
     rng = generator(seed, Stream.RENDER, rendering.number)
     weights_C = _contrast_weights(rendering.contrast, anatomy, rng)
-    in_plane = rng.uniform(*IN_PLANE_MM)
+    in_plane = rng.uniform(*in_plane_mm)
     spacing = np.array([in_plane, in_plane, rendering.thickness_mm])
     parts = int(np.ceil(rendering.thickness_mm / SUB_SLICE_MM))
     extent = anatomy.spacing * np.array(anatomy.channels_CXYZ.shape[1:])

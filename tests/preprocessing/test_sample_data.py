@@ -115,7 +115,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_optional_sources_are_reported_and_not_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sample_data, "_colin27", lambda: None)
+    monkeypatch.setattr(sample_data, "find_colin27", lambda: None)
     monkeypatch.setattr(sample_data, "_dicom_series", lambda: None)
     labels = lay_out(tmp_path / "raw", 0)
     text = capsys.readouterr().out
@@ -130,7 +130,7 @@ def test_a_series_is_one_input_named_by_its_folder(tmp_path: Path, monkeypatch: 
     for name in ("a.dcm", "b.dcm"):
         (series / name).write_bytes(b"\0" * 128 + b"DICM")
     monkeypatch.setattr(sample_data, "_dicom_series", lambda: series)
-    tree = sample_data._plan(sample_data._heads(None), series)
+    tree = sample_data._plan(sample_data.find_heads(None), series)
     paths = [label.path for label in tree.labels if label.path.startswith("dicom")]
     assert paths == ["dicom/ge_fse_pd"]
     assert {"dicom/ge_fse_pd/a.dcm", "dicom/ge_fse_pd/b.dcm"} <= set(tree.files)
