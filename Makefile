@@ -39,8 +39,12 @@ test: lint ## lint, types and every test that is not slow
 test-all: lint ## every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-bench: setup ## every benchmark, on the GPU where there is one; minutes each
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+bench: $(STAMP)-bench ## every benchmark, on the GPU where there is one; minutes each
+	@failed=0; for script in benchmarks/*.py; do echo "── $$script"; $(BIN)/python $$script || failed=1; done; exit $$failed
+
+$(STAMP)-bench: $(STAMP)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(DALI),bench]'
+	@touch $@
 
 clean: ## remove what runs and tests have left (not .venv)
 	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
