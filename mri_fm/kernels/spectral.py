@@ -143,20 +143,21 @@ def radial_log_power_(
 ) -> Tensor:
     """Mean over shells of (log P_k(R) − log P_k(G))², P_k = ε + Σ h²|R|² / Σ h² over shell k; float64 (S,).
 
-    The spectra are orthonormal ones. `shell_F` and `weight_K` are `mri_fm.losses.spectrum.half_shells`; with `gradient` R_SF
-    becomes the gradient as in `pointwise_`. Empty shells do not count. Sums are taken in float64; on CUDA their order, and so
-    the last digits, repeat only under `torch.use_deterministic_algorithms`.
+    The spectra are orthonormal ones. `shell_F` and `weight_K` are those of `mri_fm.losses.spectrum.Filter`; with `gradient`
+    R_SF becomes the gradient as in `pointwise_`. Empty shells do not count. Sums are taken in float64; on CUDA their order, and
+    so the last digits, repeat only under `torch.use_deterministic_algorithms`.
     """
     half = width // 2 + 1
     rows = h_F.numel() if h_F.is_cuda else max(1, _CHUNK // half) * half
     filled_K = weight_K > 0
+    filled = filled_K.sum().clamp_min(1)  # a band may be empty, and its error is 0
     losses = []
     for R_F, G_F in zip(R_SF, G_SF, strict=True):
         power_K = [_shell_power(X, h_F, shell_F, weight_K, width, rows) + EPS_LOG for X in (R_F, G_F)]
         d_K = torch.log(power_K[0] / power_K[1]).mul_(filled_K)
-        losses.append(d_K.square().sum() / filled_K.sum())
+        losses.append(d_K.square().sum() / filled)
         if gradient:
-            slope_K = 4 * d_K / (power_K[0] * weight_K * filled_K.sum())
+            slope_K = 4 * d_K / (power_K[0] * weight_K * filled)
             slope_K = torch.where(filled_K, slope_K, 0.0).to(h_F.dtype)
             for R, h, shell in zip(R_F.split(rows), h_F.split(rows), shell_F.split(rows), strict=True):
                 R.mul_(slope_K[shell].mul_(h).mul_(h))

@@ -45,7 +45,7 @@ from torch._compile import _disable_dynamo
 from mri_fm.kernels.spectral import pointwise_, radial_log_power_
 from mri_fm.losses.precision import at_least_float32, full_precision
 from mri_fm.losses.spectral_reference import EPS_STD, check_volumes, spectral_loss_reference, zscore
-from mri_fm.losses.spectrum import MODES, UNITS, Spectrum, half_response, half_shells
+from mri_fm.losses.spectrum import MODES, UNITS, Spacing, Spectrum, as_spacing, common_filter, half_filter
 from mri_fm.models.patches import Size3
 
 __all__ = ["MODES", "UNITS", "Spectrum", "fused_spectral_loss", "spectral_loss", "spectral_loss_reference", "zscore"]
@@ -64,7 +64,7 @@ def spectral_loss(
     cutoff_high: float | None = None,
     softness: float = 0.0,
     units: str = "corner",
-    spacing: tuple[float, float, float] | None = None,
+    spacing: Spacing = None,
     shells: int = 32,
     hidden: Tensor | None = None,
 ) -> Tensor:
@@ -79,7 +79,8 @@ def spectral_loss(
         cutoff_high: upper edge of the pass band; None: there is none.
         softness: width of the edges; 0: hard ones.
         units: of the cutoffs: corner (the largest frequency is 1), nyquist (that of the coarsest axis is 1), cycles_per_mm.
-        spacing: mm along z, y, x; frequencies are then those of the anatomy. None: of the voxel grid.
+        spacing: mm along z, y, x, three numbers or a row for each sample (B, 3); frequencies are then those of the anatomy.
+            None: of the voxel grid.
         shells: radial bins of radial_log_power.
         hidden: weights in [0, 1] or bool, broadcast to pred's shape, by which the z-scored volumes are multiplied.
 
@@ -87,15 +88,23 @@ def spectral_loss(
         A scalar; exactly 0 for pred = target, not finite where an input is not.
 
     Raises:
-        ValueError: shapes that differ or are not 5-D, an option out of range, a band without any frequency.
+        ValueError: shapes that differ or are not 5-D, an option out of range, a band without any frequency (but where a tensor
+            gives the spacing: the error of such a volume is 0).
     """
-    spectrum = Spectrum(mode, cutoff, high_pass, cutoff_high, softness, units, spacing, shells)
-    return fused_spectral_loss(pred, target, spectrum, hidden)[0]
+    check_volumes(pred, target)
+    spectrum, spacing_B3 = Spectrum(mode, cutoff, high_pass, cutoff_high, softness, units, shells), as_spacing(spacing, pred)
+    if spacing_B3 is not None and not isinstance(spacing, Tensor):
+        spectrum.require_band((pred.shape[2], pred.shape[3], pred.shape[4]), spacing_B3[0])
+    return fused_spectral_loss(pred, target, spectrum, hidden, spacing_B3)[0]
 
 
 @_disable_dynamo
 def fused_spectral_loss(
-    pred: Tensor, target: Tensor, spectrum: Spectrum, hidden: Tensor | None = None
+    pred: Tensor,
+    target: Tensor,
+    spectrum: Spectrum,
+    hidden: Tensor | None = None,
+    spacing_B3: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(`spectral_loss`, its gradient with respect to `pred`).
 
@@ -108,51 +117,61 @@ def fused_spectral_loss(
         hidden = hidden.detach().expand(pred.shape)
     with full_precision(pred.device):
         if torch.is_grad_enabled() and pred.requires_grad:
-            loss, gradient = _FusedSpectralLoss.apply(pred, target.detach(), spectrum, hidden)
+            loss, gradient = _FusedSpectralLoss.apply(pred, target.detach(), spectrum, hidden, spacing_B3)
         else:
-            loss, gradient = _loss_and_gradient(pred, target, spectrum, hidden, wanted=False)
+            loss, gradient = _loss_and_gradient(pred, target, spectrum, hidden, spacing_B3, wanted=False)
     return loss, gradient
 
 
 class _FusedSpectralLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, pred: Tensor, target: Tensor, spectrum: Spectrum, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
-        loss, gradient = _loss_and_gradient(pred, target, spectrum, hidden, wanted=True)
+    def forward(
+        ctx: Any, pred: Tensor, target: Tensor, spectrum: Spectrum, hidden: Tensor | None, spacing_B3: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        loss, gradient = _loss_and_gradient(pred, target, spectrum, hidden, spacing_B3, wanted=True)
         ctx.dtype = pred.dtype
         ctx.mark_non_differentiable(gradient)
         ctx.save_for_backward(gradient)
         return loss, gradient
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor, None, None, None, None]:
         if torch.is_grad_enabled():
             raise RuntimeError("spectral_loss is differentiable once; take spectral_loss_reference for create_graph=True")
         (gradient,) = ctx.saved_tensors
-        return (gradient * upstream).to(ctx.dtype), None, None, None
+        return (gradient * upstream).to(ctx.dtype), None, None, None, None
 
 
 @torch.no_grad()
 def _loss_and_gradient(
-    pred: Tensor, target: Tensor, spectrum: Spectrum, hidden: Tensor | None, *, wanted: bool
+    pred: Tensor, target: Tensor, spectrum: Spectrum, hidden: Tensor | None, spacing_B3: Tensor | None, *, wanted: bool
 ) -> tuple[Tensor, Tensor]:
     x_SZYX, y_SZYX = pred.detach().flatten(0, 1), target.detach().flatten(0, 1)
     w_SZYX = None if hidden is None else hidden.flatten(0, 1)
     dtype = torch.promote_types(pred.dtype, torch.float32)
     gradient_SZYX = x_SZYX.new_empty(x_SZYX.shape if wanted else 0, dtype=dtype)
-    together = len(x_SZYX) if x_SZYX.is_cuda else 1
+    spacing_S3 = None if spacing_B3 is None else spacing_B3.repeat_interleave(pred.shape[1], dim=0)
+    together = len(x_SZYX) if x_SZYX.is_cuda and spacing_B3 is None else 1
     losses = []
     for start in range(0, len(x_SZYX), together):
         part = slice(start, start + together)
         w = None if w_SZYX is None else w_SZYX[part]
         out = gradient_SZYX[part] if wanted else None
         x, y = at_least_float32(x_SZYX[part]), at_least_float32(y_SZYX[part])
-        losses.append(_volumes(x, y, w, spectrum, out, 1 / len(x_SZYX)))
+        spacing_3 = None if spacing_S3 is None else spacing_S3[start]
+        losses.append(_volumes(x, y, w, spectrum, spacing_3, out, 1 / len(x_SZYX)))
     loss = torch.cat(losses).mean().to(dtype)
     return loss, gradient_SZYX.view(pred.shape) if wanted else gradient_SZYX
 
 
 def _volumes(
-    x_SZYX: Tensor, y_SZYX: Tensor, w_SZYX: Tensor | None, spectrum: Spectrum, out_SZYX: Tensor | None, share: float
+    x_SZYX: Tensor,
+    y_SZYX: Tensor,
+    w_SZYX: Tensor | None,
+    spectrum: Spectrum,
+    spacing_3: Tensor | None,
+    out_SZYX: Tensor | None,
+    share: float,
 ) -> Tensor:
     """Loss of each volume, float64 (S,), and into `out_SZYX` its gradient with respect to x, times `share`."""
     size = (x_SZYX.shape[1], x_SZYX.shape[2], x_SZYX.shape[3])
@@ -164,7 +183,7 @@ def _volumes(
     G = torch.fft.rfftn(_standardise(y_SZYX, w_SZYX)[0], dim=_VOLUME, norm=norm).contiguous()
     if w_SZYX is None:
         R[:, 0, 0, 0] = G[:, 0, 0, 0] = 0  # what rounding leaves of the mean
-    loss_S = _bins_(R.flatten(1), G.flatten(1), spectrum, size, gradient=out_SZYX is not None)
+    loss_S = _bins_(R.flatten(1), G.flatten(1), spectrum, size, spacing_3, gradient=out_SZYX is not None)
     if out_SZYX is None:
         return loss_S
     del G
@@ -177,11 +196,14 @@ def _volumes(
     return loss_S
 
 
-def _bins_(R_SF: Tensor, G_SF: Tensor, spectrum: Spectrum, size: Size3, *, gradient: bool) -> Tensor:
+def _bins_(R_SF: Tensor, G_SF: Tensor, spectrum: Spectrum, size: Size3, spacing_3: Tensor | None, *, gradient: bool) -> Tensor:
     """Mean error over bins (or shells), float64 (S,); R_SF becomes the gradient of the sum over bins (the mean over shells)."""
-    h_F = half_response(spectrum, size, R_SF.device, R_SF.real.dtype)
-    if spectrum.mode == "radial_log_power":
-        shell_F, weight_K = half_shells(spectrum, size, R_SF.device)
+    dtype = R_SF.real.dtype
+    if spacing_3 is None:
+        h_F, shell_F, weight_K = common_filter(spectrum, size, R_SF.device, dtype)
+    else:
+        h_F, shell_F, weight_K = half_filter(spectrum, size, dtype, spacing_3)
+    if shell_F is not None and weight_K is not None:
         return radial_log_power_(R_SF, G_SF, h_F, shell_F, weight_K, width=size[2], gradient=gradient)
     return pointwise_(R_SF, G_SF, h_F, width=size[2], mode=spectrum.mode, gradient=gradient) / math.prod(size)
 

@@ -10,30 +10,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mri_fm.losses.spectrum import Spectrum
+from mri_fm.losses.spectrum import Spacing, Spectrum, as_spacing
 
 EPS_STD = 1e-6
 EPS_LOG = 1e-6
 VOLUME_DIMS = (2, 3, 4)
 
 
-def spectral_loss_reference(pred: Tensor, target: Tensor, *, hidden: Tensor | None = None, **options: Any) -> Tensor:
+def spectral_loss_reference(
+    pred: Tensor, target: Tensor, *, hidden: Tensor | None = None, spacing: Spacing = None, **options: Any
+) -> Tensor:
     """The loss from the full complex spectrum by automatic differentiation, in the dtype of its inputs.
 
     Arguments, options and errors are those of `mri_fm.losses.spectral.spectral_loss`.
     """
     check_volumes(pred, target)
-    spectrum, size = Spectrum(**options), (pred.shape[2], pred.shape[3], pred.shape[4])
-    w = torch.ones_like(pred) if hidden is None else hidden.to(pred.dtype)
+    spectrum, w = Spectrum(**options), torch.ones_like(pred) if hidden is None else hidden.to(pred.dtype).expand(pred.shape)
+    spacing_B3 = as_spacing(spacing, pred)
+    if spacing_B3 is None:
+        return _error(pred, target, w, spectrum, None)
+    rows = zip(pred.split(1), target.split(1), w.split(1), spacing_B3, strict=True)
+    return torch.stack([_error(p, t, w_1, spectrum, spacing_3) for p, t, w_1, spacing_3 in rows]).mean()
+
+
+def _error(pred: Tensor, target: Tensor, w: Tensor, spectrum: Spectrum, spacing_3: Tensor | None) -> Tensor:
+    """The loss of volumes that share a spacing."""
+    size = (pred.shape[2], pred.shape[3], pred.shape[4])
+    spectrum.require_band(size, spacing_3)
     norm = "backward" if spectrum.mode in ("log_magnitude", "phase_aware") else "ortho"
-    h = torch.from_numpy(spectrum.response(size, half=False)).to(pred.device, pred.dtype)
+    h = spectrum.response(size, half=False, spacing_3=spacing_3).to(pred.device, pred.dtype)
     R, G = (h * torch.fft.fftn(zscore(x) * w, dim=VOLUME_DIMS, norm=norm) for x in (pred, target.detach()))
     if spectrum.mode == "complex":
         return _energy(R - G).mean()
     if spectrum.mode == "magnitude":
         return (R.abs() - G.abs()).square().mean()
     if spectrum.mode == "radial_log_power":
-        shell = torch.from_numpy(spectrum.shell_index(size, half=False)).to(pred.device)
+        shell = spectrum.shell_index(size, half=False, spacing_3=spacing_3).to(pred.device)
         return torch.stack([_radial_error(R, G, h, shell == k) for k in shell[h > 0].unique()]).mean()
     error = (torch.log1p(R.abs() + EPS_LOG) - torch.log1p(G.abs() + EPS_LOG)).square()
     if spectrum.mode == "phase_aware":

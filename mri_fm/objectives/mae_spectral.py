@@ -27,7 +27,7 @@ Axes: B batch, M hidden tokens, P voxels of a patch, C channels, Z/Y/X voxels.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -38,7 +38,6 @@ from mri_fm.errors import UserError
 from mri_fm.inputs import Inputs
 from mri_fm.losses.precision import at_least_float32
 from mri_fm.losses.spectral import Spectrum, fused_spectral_loss
-from mri_fm.losses.spectrum import as_spacing
 from mri_fm.models.patches import Size3, patchify, take_tokens
 from mri_fm.objectives.mae import MAE, MAEConfig, patch_statistics
 
@@ -55,8 +54,7 @@ class MAESpectralConfig(MAEConfig):
     cutoff: float = 0.3  # lower edge of the pass band
     cutoff_high: float | None = None  # upper edge; null: none
     softness: float = 0.0  # width of the edges; 0: hard
-    units: str = "corner"  # of the cutoffs: corner (largest frequency 1), nyquist, cycles_per_mm
-    spacing: list[float] = field(default_factory=list)  # mm along depth, height, width of the network's input; empty: voxels
+    units: str = "corner"  # of the cutoffs: corner (largest frequency 1), nyquist, cycles_per_mm (by each input's own spacing)
     shells: int = 32  # radial bins of radial_log_power
 
     def __post_init__(self) -> None:
@@ -73,24 +71,24 @@ class MAESpectralConfig(MAEConfig):
     def spectrum(self, size: Size3 | None = None) -> Spectrum:
         """Mode and pass band; with `size` it is made sure that some frequency of such a volume passes.
 
+        In cycles/mm that depends on each input's spacing: where none passes, its spectral term is 0.
+
         Raises:
             UserError: an option out of range, or an empty band.
         """
         try:
-            spacing = as_spacing(self.spacing)
             spectrum = Spectrum(
                 mode=self.mode,
                 cutoff=self.cutoff,
                 cutoff_high=self.cutoff_high,
                 softness=self.softness,
                 units=self.units,
-                spacing=spacing,
                 shells=self.shells,
             )
-            if size is not None:
-                spectrum.response(size, half=True)
+            if size is not None and self.units != "cycles_per_mm":
+                spectrum.require_band(size)
         except ValueError as error:
-            names = "mode, cutoff, cutoff_high, softness, units, spacing, shells"
+            names = "mode, cutoff, cutoff_high, softness, units, shells"
             raise UserError(f"{error}; change one of objective.{{{names}}}") from error
         return spectrum
 
@@ -116,7 +114,8 @@ class MAESpectral(MAE):
         x_BCZYX = inputs.x_BCZYX
         reconstruction = self.reconstruction_loss(pred_BMP, x_BCZYX, hidden_BM)
         mosaic = self.mosaic(pred_BMP, x_BCZYX, hidden_BM)
-        spectral, gradient = fused_spectral_loss(mosaic, x_BCZYX, self.spectrum, self._window(x_BCZYX, hidden_BM))
+        window, spacing_B3 = self._window(x_BCZYX, hidden_BM), self._spacing(inputs)
+        spectral, gradient = fused_spectral_loss(mosaic, x_BCZYX, self.spectrum, window, spacing_B3)
         metrics = {"loss_reconstruction": reconstruction.detach(), "loss_spectral": spectral.detach()}
         if mosaic.requires_grad:
             metrics["spectral_gradient_ratio"] = self._gradient_ratio(gradient, mosaic, x_BCZYX, hidden_BM)
@@ -127,6 +126,10 @@ class MAESpectral(MAE):
         if self.spectrum.mode != "radial_log_power":
             return None
         return self.hidden_voxels(x_BCZYX, hidden_BM)
+
+    def _spacing(self, inputs: Inputs) -> Tensor | None:
+        """The millimetres that frequencies are counted by; None: voxels."""
+        return inputs.spacing_B3 if self.spectrum.units == "cycles_per_mm" else None
 
     @torch.no_grad()
     def _gradient_ratio(self, gradient_BCZYX: Tensor, mosaic_BCZYX: Tensor, x_BCZYX: Tensor, hidden_BM: Tensor) -> Tensor:

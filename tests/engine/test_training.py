@@ -27,7 +27,10 @@ model.predictor.width=48 model.predictor.depth=1 model.decoder.width=48 model.de
 model.predictor.heads=3 model.decoder.heads=3 wandb.mode=disabled observe.every=0 checkpoint.every=2
 """.split()
 OBJECTIVES = ("mae", "mae_spectral", "jepa", "jepa_vcr")
-MILLIMETRES = {"jepa": ("model.position=rope", "model.rope_spacing=true")}  # which the loader has to know
+MILLIMETRES = {  # which the loader has to know
+    "jepa": ("model.position=rope", "model.rope_spacing=true"),
+    "mae_spectral": ("objective.units=cycles_per_mm", "objective.cutoff=0.05"),
+}
 
 
 def small_config(corpus, run_dir, objective: str, *words: str) -> Config:

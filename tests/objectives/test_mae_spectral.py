@@ -68,29 +68,54 @@ def test_radial_log_power_looks_at_the_hidden_patches_alone():
 
 def test_the_options_of_the_spectrum_reach_the_loss():
     options = {"cutoff": 0.1, "cutoff_high": 0.4, "softness": 0.05, "units": "cycles_per_mm"}
-    objective, x = build(spacing=[2.0, 1.0, 1.5], **options).double(), volumes().double()
-    expected = spectral_loss_reference(objective.reconstruct(Inputs(x, POSITIONS, 0))[0], x, spacing=(2.0, 1.0, 1.5), **options)
-    torch.testing.assert_close(objective(Inputs(x, POSITIONS, 0), WEIGHT)[1]["loss_spectral"], expected, rtol=1e-8, atol=0)
+    objective, x = build(**options).double(), volumes().double()
+    inputs = Inputs(x, POSITIONS, 0, spacing_B3=torch.tensor([[2.0, 1.0, 1.5], [1.0, 0.8, 3.0]]))
+    mosaic, _ = objective.reconstruct(inputs)
+    parts = [
+        spectral_loss_reference(mosaic[i : i + 1], x[i : i + 1], spacing=inputs.spacing_B3[i].tolist(), **options)
+        for i in range(2)
+    ]
+    torch.testing.assert_close(objective(inputs, WEIGHT)[1]["loss_spectral"], sum(parts) / 2, rtol=1e-8, atol=0)
+
+
+def test_voxel_units_do_not_look_at_the_spacing():
+    objective, x = build(), volumes()
+    losses = [objective(Inputs(x, POSITIONS, 0, spacing_B3=s), WEIGHT)[0] for s in (None, torch.full((2, 3), 2.0))]
+    assert losses[0].equal(losses[1])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_volume_too_coarse_for_the_band_adds_nothing(mode):
+    objective, x = build(mode=mode, units="cycles_per_mm", cutoff=0.4), volumes()
+    fine, both = torch.tensor([[1.0, 1.0, 1.0]]), torch.tensor([[1.0, 1.0, 1.0], [9.0, 9.0, 9.0]])
+    loss, metrics = objective(Inputs(x, POSITIONS, 0, spacing_B3=both), WEIGHT)
+    loss.backward()
+    alone = objective(Inputs(x[:1], POSITIONS[:1], 0, spacing_B3=fine), WEIGHT)[1]["loss_spectral"]
+    torch.testing.assert_close(metrics["loss_spectral"], alone / 2)
+    assert all(p.grad.isfinite().all() for p in objective.parameters())
+
+
+def test_cycles_per_mm_need_the_spacing():
+    with pytest.raises(ValueError, match="need the spacing"):
+        build(units="cycles_per_mm")(Inputs(volumes(), POSITIONS, 0), WEIGHT)
 
 
 def test_options_are_taken_from_the_command_line():
     words = [
         "objective.mode=phase_aware",
         "objective.cutoff_high=0.9",
-        "objective.spacing=[2,1,1]",
+        "objective.units=cycles_per_mm",
         "data.corpus=c",
         "run.dir=r",
     ]
     spectrum = load_config("mae_spectral", words).objective.spectrum()
-    assert (spectrum.mode, spectrum.cutoff_high, spectrum.spacing) == ("phase_aware", 0.9, (2.0, 1.0, 1.0))
+    assert (spectrum.mode, spectrum.cutoff_high, spectrum.units) == ("phase_aware", 0.9, "cycles_per_mm")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"mode": "phase"}, "log_magnitude, magnitude"),
-        ({"spacing": [1.0, 2.0]}, "three numbers"),
-        ({"units": "cycles_per_mm"}, "need the spacing"),
         ({"cutoff": 1.5}, "no frequency"),
         ({"ramp_start": 0.5, "ramp_end": 0.1}, "must not come before"),
     ],
