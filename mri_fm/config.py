@@ -138,12 +138,13 @@ class DataConfig:
     cache_dir: str | None = None  # folder on a disk of the node that keeps payloads, for ranks and workers together
     cache_gb: float = 100.0  # 10^9 bytes that cache_dir may take; what was used longest ago makes room
     contrasts: list[str] = field(default_factory=list)  # train on these alone; empty: all
-    mixture: dict[str, float] = field(
-        default_factory=dict
-    )  # weight of each data set; those not named are left out; {}: by size
+    mixture: dict[str, float] = field(default_factory=dict)  # weights of data sets; a name not given is left out; {}: by size
     mixture_by: list[str] = field(default_factory=lambda: ["dataset"])  # what the names are of: dataset, contrast or both, A/T1
     temperature: float = 1.0  # shares of the mixture ∝ rate^(1/temperature): 1 as they are, 5 flatter, .inf equal
     curriculum: list[StageConfig] = field(default_factory=list)  # sizes before `size`: [{until: 0.5, size: [16,32,32]}]
+    views: int = 1  # crops of a volume, each with its own augmentation; all count as samples of their step
+    session_contrasts: int = 0  # 0: a position is a volume; k: it is a session, shown by up to k contrasts of it
+    crop_foreground: float = 0.0  # least share of a volume's foreground that its crop holds; 0: crops lie anywhere
     skip_budget: int = 0  # samples that may be skipped (and replaced) before the run stops
     verify: str = "full"  # at start: full (checksums of every shard), size
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -152,20 +153,35 @@ class DataConfig:
         """Check what types cannot.
 
         Raises:
-            UserError: a mixture without positive shares, or stages of a curriculum that do not follow each other.
+            UserError: a mixture without positive shares or of what a session has several of, stages of a curriculum that do
+                not follow each other, or a number out of range.
         """
         for name, weight in self.mixture.items():
             if not 0.0 < weight < math.inf:
                 raise UserError(f"data.mixture.{name}={weight} must be above 0; a name that is not given is left out")
         if self.mixture_by not in (["dataset"], ["contrast"], ["dataset", "contrast"]):
             raise UserError(f"data.mixture_by={self.mixture_by} is not one of [dataset], [contrast], [dataset,contrast]")
-        if not self.temperature > 0.0:
-            raise UserError(f"data.temperature={self.temperature} must be above 0, for instance 2; 1 changes nothing")
+        if self.session_contrasts and "contrast" in self.mixture_by:
+            raise UserError("data.mixture_by names contrasts, of which a session has several: set data.session_contrasts=0")
+        ranges = {
+            "temperature": (self.temperature > 0.0, "above 0; 1 changes nothing"),
+            "views": (1 <= self.views <= 256, "between 1 and 256"),
+            "session_contrasts": (0 <= self.session_contrasts <= 256, "between 0 (off) and 256"),
+            "crop_foreground": (0.0 <= self.crop_foreground <= 1.0, "in [0, 1], for instance 0.9"),
+        }
+        for key, (holds, advice) in ranges.items():
+            if not holds:
+                raise UserError(f"data.{key}={getattr(self, key)} must be {advice}")
         ends = [0.0, *(stage.until for stage in self.curriculum), 1.0]
         if not all(before < after for before, after in itertools.pairwise(ends)):
             raise UserError(
                 f"data.curriculum ends its stages at {ends[1:-1]}: these must ascend between 0 and 1; data.size follows"
             )
+
+    @property
+    def rows(self) -> int:
+        """Volumes of a position."""
+        return self.views * max(1, self.session_contrasts)
 
 
 @dataclass

@@ -18,7 +18,8 @@ class Inputs:
 
     Attributes:
         x_BCZYX: float32, augmented and z-scored.
-        positions_B: int64 global sample positions, on the device of x.
+        positions_B: int64 global sample positions, on the device of x; of a further view or contrast its row number instead
+            (`mri_fm.data.positions`), so that no two rows have masks or noise in common.
         group_position: the first position of the global micro-step, equal on all ranks.
         foreground_BCZYX: bool, voxels above the background; None: not known.
         spacing_B3: float32, millimetres between voxels of x along depth, height, width; None: not known.

@@ -8,10 +8,13 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.corpora import small_corpus
 
 torch.set_num_threads(1)
+settings.register_profile("untimed", deadline=None)  # no test asserts time: machines are shared
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 On stdout come only JSON lines {"step", "keys", "checksums"} in position order: the CRC-32 of each augmented float32 sample
 (little-endian bytes, C order), computed on the CPU with one thread. The lines are the same for every world and every start.
+The rows of a position (its views, the contrasts of its session) follow each other.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from mri_fm.config import Config, load_config
 from mri_fm.data.corpus import Corpus, Sample
 from mri_fm.data.loader import Batch, TrainLoader
+from mri_fm.data.positions import Row, row_of
 from mri_fm.data.skips import SkipCount
 from mri_fm.errors import UserError, run_main
 
@@ -80,10 +82,10 @@ def _rank_loader(corpus: Corpus, samples: list[Sample], config: Config, rank: in
     )
 
 
-def _described(batch: Batch) -> Iterator[tuple[int, str, int]]:
-    """(position, key, CRC-32) of each sample."""
-    for position, key, x_CZYX in zip(batch.positions_B.tolist(), batch.keys, batch.x_BCZYX, strict=True):
-        yield position, key, zlib.crc32(x_CZYX.contiguous().numpy())
+def _described(batch: Batch) -> Iterator[tuple[Row, str, int]]:
+    """(row, key, CRC-32) of each sample."""
+    for row, key, x_CZYX in zip(batch.positions_B.tolist(), batch.keys, batch.x_BCZYX, strict=True):
+        yield row_of(row), key, zlib.crc32(x_CZYX.contiguous().numpy())
 
 
 if __name__ == "__main__":

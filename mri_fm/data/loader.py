@@ -19,14 +19,11 @@ from torch.utils.dlpack import from_dlpack
 
 from mri_fm.config import DataConfig
 from mri_fm.data.corpus import Corpus, Sample
-from mri_fm.data.curriculum import Curriculum
 from mri_fm.data.feed import Feed
-from mri_fm.data.mixture import is_mixed, resolve_mixture
 from mri_fm.data.pipeline import build_pipeline
-from mri_fm.data.plan import EvaluationPlan, Plan, TrainPlan
-from mri_fm.data.positions import check_batch
+from mri_fm.data.plan import EvaluationPlan, Plan, plan_training
+from mri_fm.data.positions import check_batch, row_of
 from mri_fm.data.reader import Reader, open_reader
-from mri_fm.data.sampler import Sampler
 from mri_fm.data.shared_memory import check_shared_memory, needed_bytes, sample_bytes
 from mri_fm.data.skips import Skip, listed
 from mri_fm.data.source import SampleSource, Status
@@ -43,14 +40,19 @@ class Batch(Inputs):
     resize.
 
     Attributes:
-        keys: the samples that were served.
+        valid_B: bool; False where a bad sample was replaced, and where a slot repeats a contrast as its session has no other.
+        keys: the samples that were served; those of a position follow each other, its contrasts one after the other and within
+            each its views.
+        contrasts: of these samples.
         skips: bad samples that were replaced in this batch.
         cached: how many samples came from this node's cache.
     """
 
     foreground_BCZYX: Tensor
     spacing_B3: Tensor
+    valid_B: Tensor
     keys: tuple[str, ...]
+    contrasts: tuple[str, ...]
     skips: tuple[Skip, ...]
     cached: int = 0
 
@@ -101,10 +103,16 @@ class TrainLoader:
         check_batch(global_batch, accumulation, world)
         if not samples:
             raise UserError(f"{corpus.root} has no volume to train on: choose another corpus, split or contrast")
-        curriculum = Curriculum.of(config, steps)
-        mixed = is_mixed(config)
-        sampler = resolve_mixture(samples, config, corpus.root).sampler(seed) if mixed else Sampler.uniform(len(samples), seed)
-        self._plan = TrainPlan(sampler, curriculum, config.augment, seed, global_batch, accumulation, rank, world)
+        self._plan = plan_training(
+            samples,
+            config,
+            seed=seed,
+            steps=steps,
+            global_batch=global_batch,
+            accumulation=accumulation,
+            rank=rank,
+            world=world,
+        )
         if config.workers:
             shapes = (sample.shape for sample in samples)
             check_shared_memory(needed_bytes(shapes, batch_size=self._plan.batch_size, prefetch=prefetch), local_ranks)
@@ -219,24 +227,27 @@ class _PipelineBatches:
 
     def next(self, *, group_position: int, seed: int = 0, count: int | None = None) -> Batch:
         """Run the pipeline once and keep the first `count` samples."""
-        volumes, foreground, _air, noise, spacing, status = self._feed.run()
-        rows = [Status.unpack(row) for row in status.as_array()[:count]]
-        skips = tuple(itertools.chain.from_iterable(map(self._skips, rows)))
-        _require_served(rows, skips)
+        volumes, foreground, _air, noise, spacing, packed = self._feed.run()
+        statuses = [Status.unpack(row) for row in packed.as_array()[:count]]
+        skips = tuple(itertools.chain.from_iterable(map(self._skips, statuses)))
+        _require_served(statuses, skips)
         x_BCZYX = self._tensor(volumes, count)
         foreground_BCZYX = self._tensor(foreground, count).bool()
-        positions = torch.tensor([row.position for row in rows])
+        positions = torch.tensor([status.row for status in statuses])
         _add_noise(x_BCZYX, noise.as_array()[:count], positions, seed)
-        keys = tuple(self._samples[row.served].key for row in rows)
+        served = [self._samples[status.served] for status in statuses]
+        valid = [not status.faults and not self._plan.is_extra(status.row) for status in statuses]
         return Batch(
             x_BCZYX,
             positions.to(self._device),
             group_position,
             foreground_BCZYX=foreground_BCZYX,
             spacing_B3=torch.tensor(spacing.as_array()[:count]).to(self._device),
-            keys=keys,
+            valid_B=torch.tensor(valid).to(self._device),
+            keys=tuple(sample.key for sample in served),
+            contrasts=tuple(sample.contrast for sample in served),
             skips=skips,
-            cached=sum(row.cached for row in rows),
+            cached=sum(status.cached for status in statuses),
         )
 
     def _tensor(self, volumes: Any, count: int | None) -> Tensor:
@@ -250,8 +261,8 @@ class _PipelineBatches:
     def _skips(self, status: Status) -> Iterator[Skip]:
         """The samples that failed at a position: the candidates are a pure function of it."""
         for tries, fault in enumerate(status.faults):
-            bad = self._samples[self._plan.candidate(status.position, tries)]
-            yield Skip(status.position, bad.key, bad.shard.name, fault.describe())
+            bad = self._samples[self._plan.candidate(status.row, tries)]
+            yield Skip(row_of(status.row).position, bad.key, bad.shard.name, fault.describe())
 
 
 def _dali_device(wanted: str, device: torch.device) -> str:

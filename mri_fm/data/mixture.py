@@ -54,13 +54,12 @@ def is_mixed(config: DataConfig) -> bool:
     return bool(config.mixture) or config.temperature != 1.0
 
 
-def resolve_mixture(units: Sequence[Sample], config: DataConfig, root: object) -> Mixture:
+def resolve_mixture(units: Sequence[Sample], config: DataConfig) -> Mixture:
     """The pools that `data.mixture`, `data.mixture_by` and `data.temperature` make of the units.
 
     Args:
         units: one sample of each unit, in an order that is the same on all ranks.
-        config: the options.
-        root: the corpus, named in errors.
+        config: the options; errors name its corpus.
 
     Raises:
         UserError: a name that no unit has; the nearest one is given.
@@ -71,8 +70,8 @@ def resolve_mixture(units: Sequence[Sample], config: DataConfig, root: object) -
     unknown = [name for name in config.mixture if name not in members]
     if unknown:
         raise UserError(
-            f"data.mixture names {', '.join(unknown)}, but by {' and '.join(config.mixture_by)} the training volumes of {root} "
-            f"are {', '.join(sorted(members))}{nearest(unknown[0], sorted(members))}"
+            f"data.mixture names {', '.join(unknown)}, but by {' and '.join(config.mixture_by)} the training volumes of "
+            f"{config.corpus} are {', '.join(sorted(members))}{nearest(unknown[0], sorted(members))}"
         )
     names = sorted(config.mixture or members)
     rates = [config.mixture[name] if config.mixture else len(members[name]) for name in names]

@@ -1,4 +1,7 @@
-"""Plans: which position, sample and parameters DALI's sample counter stands for, in training and in evaluation."""
+"""Plans: which row, sample and parameters DALI's sample counter stands for, in training and in evaluation.
+
+A row is one volume at a position (`mri_fm.data.positions`); without views and sessions its number is the position.
+"""
 
 from __future__ import annotations
 
@@ -8,40 +11,47 @@ from typing import Protocol
 
 import numpy as np
 
-from mri_fm.config import AugmentConfig
+from mri_fm.config import DataConfig
 from mri_fm.data.corpus import Sample
+from mri_fm.data.crop import hold_foreground
 from mri_fm.data.curriculum import Curriculum
+from mri_fm.data.mixture import is_mixed, resolve_mixture
 from mri_fm.data.params import SampleParams, centre_params, draw_params
-from mri_fm.data.positions import rank_positions
+from mri_fm.data.positions import Row, rank_positions, row_number, row_of
 from mri_fm.data.sampler import Sampler
+from mri_fm.data.sessions import Sessions
 
 MAX_TRIES = 8
 
 
 class Plan(Protocol):
-    """Maps DALI's sample counter to positions, samples and parameters."""
+    """Maps DALI's sample counter to rows, samples and parameters."""
 
     @property
     def tries(self) -> int:
         """Candidates to go through before giving up, at most MAX_TRIES."""
 
-    def position(self, number: int) -> int:
-        """Position of the `number`-th sample that DALI asks for."""
+    def row(self, number: int) -> int:
+        """Number of the row that is the `number`-th sample DALI asks for."""
 
-    def candidate(self, position: int, tries: int) -> int:
+    def candidate(self, row: int, tries: int) -> int:
         """Index of the sample to serve after `tries` failures."""
 
-    def params(self, position: int, sample: Sample) -> SampleParams:
-        """How the sample is cropped and augmented."""
+    def is_extra(self, row: int) -> bool:
+        """Whether the row repeats a contrast because its session has no further one."""
+
+    def params(self, row: int, sample: Sample, voxels_ZYX: np.ndarray) -> SampleParams:
+        """How the sample, with these stored voxels, is cropped and augmented."""
 
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """The endless stream of one rank: its samples are numbered from micro-step 0 of step 0."""
+    """The endless stream of one rank: its rows are numbered from micro-step 0 of step 0."""
 
     sampler: Sampler
+    sessions: Sessions | None
     curriculum: Curriculum
-    augment: AugmentConfig
+    config: DataConfig
     seed: int
     global_batch: int
     accumulation: int
@@ -51,11 +61,11 @@ class TrainPlan:
 
     @property
     def batch_size(self) -> int:
-        """Samples of this rank in one micro-step."""
-        return self.global_batch // (self.accumulation * self.world)
+        """Rows of this rank in one micro-step."""
+        return self.global_batch // (self.accumulation * self.world) * self.config.rows
 
     def positions(self, batch: int) -> np.ndarray:
-        """Positions of this rank's `batch`-th micro-step, int64 (batch_size,)."""
+        """Positions of this rank's `batch`-th micro-step, int64."""
         step, micro = divmod(batch, self.accumulation)
         return rank_positions(
             step,
@@ -66,19 +76,63 @@ class TrainPlan:
             world=self.world,
         )
 
-    def position(self, number: int) -> int:
-        """Position of this rank's `number`-th sample."""
+    def row(self, number: int) -> int:
+        """Number of this rank's `number`-th row; those of a position follow each other, its slots one after the other."""
         batch, place = divmod(number, self.batch_size)
-        return int(self.positions(batch)[place])
+        place, within = divmod(place, self.config.rows)
+        slot, view = divmod(within, self.config.views)
+        return row_number(Row(int(self.positions(batch)[place]), slot, view))
 
-    def candidate(self, position: int, tries: int) -> int:
-        """The shuffled sample first, then its substitutes."""
-        return self.sampler.substitute(position, tries) if tries else self.sampler.index(position)
+    def candidate(self, row: int, tries: int) -> int:
+        """The shuffled unit first, then its substitutes, the same for all rows of a position."""
+        position, slot, _ = row_of(row)
+        unit = self.sampler.substitute(position, tries) if tries else self.sampler.index(position)
+        return unit if self.sessions is None else self.sessions.sample(unit, position, slot)
 
-    def params(self, position: int, sample: Sample) -> SampleParams:
-        """Random ones, from (seed, position)."""
-        size = self.curriculum.size(position // self.global_batch)
-        return draw_params(sample.shape, size, self.augment, seed=self.seed, position=position, spacing=sample.spacing)
+    def is_extra(self, row: int) -> bool:
+        """True for the slots that a session with few contrasts has left over."""
+        position, slot, _ = row_of(row)
+        return self.sessions is not None and slot >= self.sessions.shown(self.sampler.index(position))
+
+    def params(self, row: int, sample: Sample, voxels_ZYX: np.ndarray) -> SampleParams:
+        """Random ones, from (seed, row)."""
+        size = self.curriculum.size(row_of(row).position // self.global_batch)
+        augment = self.config.augment
+        params = draw_params(sample.shape, size, augment, seed=self.seed, position=row, spacing=sample.spacing)
+        if self.config.crop_foreground == 0.0:
+            return params
+        return hold_foreground(params, voxels_ZYX, self.config.crop_foreground, seed=self.seed, row=row)
+
+
+def group_units(samples: Sequence[Sample], config: DataConfig, seed: int) -> tuple[Sequence[Sample], Sessions | None]:
+    """What the sampler draws, by one sample of each: the sessions if `data.session_contrasts` asks for them, else samples."""
+    if not config.session_contrasts:
+        return samples, None
+    sessions = Sessions(samples, config.session_contrasts, seed)
+    return [samples[sessions.first(unit)] for unit in range(len(sessions))], sessions
+
+
+def plan_training(
+    samples: Sequence[Sample],
+    config: DataConfig,
+    *,
+    seed: int,
+    steps: int | None,
+    global_batch: int,
+    accumulation: int,
+    rank: int,
+    world: int,
+) -> TrainPlan:
+    """The plan that a configuration asks for; arguments as `mri_fm.data.loader.TrainLoader`.
+
+    Raises:
+        UserError: a mixture of what is not among the samples.
+    """
+    units, sessions = group_units(samples, config, seed)
+    mixed = is_mixed(config)
+    sampler = resolve_mixture(units, config).sampler(seed) if mixed else Sampler.uniform(len(units), seed)
+    curriculum = Curriculum.of(config, steps)
+    return TrainPlan(sampler, sessions, curriculum, config, seed, global_batch, accumulation, rank, world)
 
 
 @dataclass(frozen=True)
@@ -96,14 +150,18 @@ class EvaluationPlan:
         """Samples of this rank: those whose index mod world is the rank."""
         return len(range(self.rank, self.count, self.world))
 
-    def position(self, number: int) -> int:
+    def row(self, number: int) -> int:
         """The index of the sample itself."""
         return self.rank + self.world * min(number, self.own - 1)
 
-    def candidate(self, position: int, tries: int) -> int:
+    def candidate(self, row: int, tries: int) -> int:
         """Nothing replaces a sample in an evaluation."""
-        return position
+        return row
 
-    def params(self, position: int, sample: Sample) -> SampleParams:
+    def is_extra(self, row: int) -> bool:
+        """No row is."""
+        return False
+
+    def params(self, row: int, sample: Sample, voxels_ZYX: np.ndarray) -> SampleParams:
         """Deterministic centre crop."""
         return centre_params(sample.shape, self.size, spacing=sample.spacing)

@@ -2,13 +2,42 @@
 
 Step s of global batch G owns positions [s·G, (s+1)·G); micro-step k of A takes the k-th contiguous G/A of them; rank r of W
 takes those with position mod W = r. So the stream of samples does not depend on W, and resuming is a step number.
+
+A position holds one volume, or several rows: views of it, contrasts of its session. A row has its own number, and view 0 of
+slot 0 has the position's, so that asking for more leaves what was there as it was:
+
+    row = position + 2^40 · view + 2^48 · slot
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from mri_fm.errors import UserError
+
+POSITION_BITS, VIEW_BITS = 40, 8
+
+
+class Row(NamedTuple):
+    """One volume of a position: view `view` of contrast slot `slot`."""
+
+    position: int
+    slot: int
+    view: int
+
+
+def row_number(row: Row) -> int:
+    """The number of a row, below 2^63 for slots below 2^15."""
+    return row.position + (row.view << POSITION_BITS) + (row.slot << (POSITION_BITS + VIEW_BITS))
+
+
+def row_of(number: int) -> Row:
+    """Reverse of `row_number`."""
+    rest, position = divmod(number, 1 << POSITION_BITS)
+    slot, view = divmod(rest, 1 << VIEW_BITS)
+    return Row(position, slot, view)
 
 
 def check_batch(global_batch: int, accumulation: int, world: int) -> None:

@@ -16,22 +16,23 @@ from mri_fm.data.corpus import Sample
 from mri_fm.data.geometry import plan_reading
 from mri_fm.data.params import BIAS_POINTS, SampleParams, blur_window, intensity_gain
 from mri_fm.data.plan import MAX_TRIES, Plan
+from mri_fm.data.positions import row_of
 from mri_fm.data.reader import BadSampleError, Fault, Reader
 from mri_fm.data.workers import Activity
 
 
 @dataclass(frozen=True)
 class Status:
-    """What happened at one position.
+    """What happened at one row.
 
     Attributes:
-        position: which one.
+        row: which one.
         served: the sample, -1: none.
         faults: of each candidate that failed before it.
         cached: whether the sample came from this node's cache.
     """
 
-    position: int
+    row: int
     served: int
     faults: tuple[Fault, ...]
     cached: bool = False
@@ -39,7 +40,7 @@ class Status:
     def pack(self) -> np.ndarray:
         """As int64 (3 + MAX_TRIES,), for DALI."""
         faults = self.faults + (Fault.NONE,) * (MAX_TRIES - len(self.faults))
-        return np.array([self.position, self.served, self.cached, *faults], dtype=np.int64)
+        return np.array([self.row, self.served, self.cached, *faults], dtype=np.int64)
 
     @classmethod
     def unpack(cls, row: np.ndarray) -> Status:
@@ -55,6 +56,7 @@ class SampleSource:
         """`statistics` chooses the percentiles: of the "foreground" or of the whole "volume"."""
         self.samples, self.plan, self.statistics, self.reader = samples, plan, statistics, reader
         self.activity = Activity(workers=0)
+        self._read_last, self._voxels_ZYX = (-1, -1), np.empty(0, dtype=np.int16)
 
     def __call__(self, info: Any) -> tuple[np.ndarray, ...]:
         """Arguments of the graph for `nvidia.dali.types.SampleInfo`, in the order of `pipeline.INPUTS`."""
@@ -62,25 +64,28 @@ class SampleSource:
 
     def fetch(self, number: int) -> tuple[np.ndarray, ...]:
         """As `__call__`, for the `number`-th sample."""
-        position = self.plan.position(number)
-        voxels_ZYX, status = self._read_or_replace(position)
+        row = self.plan.row(number)
+        voxels_ZYX, status = self._read_or_replace(row)
         sample = self.samples[max(status.served, 0)]
-        params = self.plan.params(position, sample)
+        params = self.plan.params(row, sample, voxels_ZYX)
         return graph_inputs(voxels_ZYX, params, intensity_window(sample, self.statistics), status)
 
-    def _read_or_replace(self, position: int) -> tuple[np.ndarray, Status]:
+    def _read_or_replace(self, row: int) -> tuple[np.ndarray, Status]:
         faults: list[Fault] = []
         for tries in range(self.plan.tries):
-            index = self.plan.candidate(position, tries)
+            index = self.plan.candidate(row, tries)
             try:
-                return self._read(position, index), Status(position, index, tuple(faults), self.reader.cached)
+                return self._read(row_of(row).position, index), Status(row, index, tuple(faults), self.reader.cached)
             except BadSampleError as error:
                 faults.append(error.fault)
-        return np.zeros(self.samples[0].shape, dtype=np.int16), Status(position, -1, tuple(faults))
+        return np.zeros(self.samples[0].shape, dtype=np.int16), Status(row, -1, tuple(faults))
 
     def _read(self, position: int, index: int) -> np.ndarray:
-        with self.activity.reading(position, index):
-            return self.reader.read(self.samples[index])
+        """The voxels of a sample; read once for all views of a position."""
+        if self._read_last != (position, index):
+            with self.activity.reading(position, index):
+                self._voxels_ZYX, self._read_last = self.reader.read(self.samples[index]), (position, index)
+        return self._voxels_ZYX
 
     def describe(self, index: int) -> str:
         """Words for the `index`-th sample."""

@@ -34,7 +34,17 @@ LATEST_FILE = "latest"
 def identity(config: Config, corpus_hash: str) -> dict[str, str]:
     """What must agree between a checkpoint and the run that resumes it, by configuration key."""
     tree = OmegaConf.structured(config)
-    stream = ("size", "contrasts", "mixture", "mixture_by", "temperature", "curriculum")
+    stream = (
+        "size",
+        "contrasts",
+        "mixture",
+        "mixture_by",
+        "temperature",
+        "curriculum",
+        "views",
+        "session_contrasts",
+        "crop_foreground",
+    )
     keys = ("objective", "model", *(f"data.{key}" for key in stream), "train.global_batch", "train.accumulation", "seed")
     named = {key: str(OmegaConf.select(tree, key)) for key in keys}
     return named | {"data.corpus": corpus_hash}

@@ -138,7 +138,8 @@ class Trainer:
 
     def _train(self, start: int, batches: TrainLoader, recorder: Recorder | None) -> int:
         config, train = self.config, self.config.train
-        meter = Meter(train.global_batch, self.objective.flops_per_sample(), self.environment.world, self.environment.device)
+        volumes = train.global_batch * config.data.rows
+        meter = Meter(volumes, self.objective.flops_per_sample(), self.environment.world, self.environment.device)
         bar = tqdm(
             total=train.steps, initial=start, desc=config.objective.name, unit="step", disable=None if recorder else True
         )

@@ -77,3 +77,14 @@ def ellipsoids(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_ellipsoids(ellipsoids: Path, tmp_path: Path) -> Path:
     """A copy that a test may damage."""
     return Path(shutil.copytree(ellipsoids, tmp_path / "corpus"))
+
+
+@pytest.fixture(scope="session")
+def sessions(ellipsoids: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus with T1 and T2 of each session of s0, s1 and s2, and T1 alone of s3; open it with verify="size"."""
+    root = Path(shutil.copytree(ellipsoids, tmp_path_factory.mktemp("sessions") / "corpus"))
+    table = pq.read_table(root / schema.MANIFEST_FILE)
+    subjects = pa.array([f"s{number // 2}" for number in range(len(table))])
+    column = table.column_names.index("subject")
+    pq.write_table(table.set_column(column, schema.MANIFEST.field("subject"), subjects), root / schema.MANIFEST_FILE)
+    return root

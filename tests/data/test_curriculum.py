@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mri_fm.config import Config, config_from_yaml, load_config, to_yaml
+from mri_fm.config import Config, DataConfig, StageConfig, config_from_yaml, load_config, to_yaml
 from mri_fm.data.corpus import Corpus
 from mri_fm.data.curriculum import Curriculum
 from mri_fm.data.loader import TrainLoader
@@ -28,7 +28,8 @@ def test_stages_end_at_their_fraction_of_the_run() -> None:
 
 @given(st.integers(1, 10**6))
 def test_sizes_never_go_back(steps: int) -> None:
-    curriculum = Curriculum.of(config(STAGES).data, steps)
+    stages = [StageConfig(0.25, [8, 8, 8]), StageConfig(0.5, [8, 16, 8])]
+    curriculum = Curriculum.of(DataConfig(corpus="C", size=[16, 16, 16], curriculum=stages), steps)
     volumes = [curriculum.sizes.index(curriculum.size(step)) for step in range(0, steps, max(1, steps // 97))]
     assert volumes == sorted(volumes)
     assert curriculum.size(steps) == (16, 16, 16)

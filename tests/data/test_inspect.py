@@ -37,19 +37,24 @@ MIXED = ["data.mixture={T1: 3, T2: 1}", "data.mixture_by=[contrast]"]
 GROWING = ["data.curriculum=[{until: 0.25, size: [8,8,16]}, {until: 0.5, size: [16,8,8]}]", "train.steps=4"]
 
 
-@pytest.mark.parametrize("options", [MIXED, ["data.temperature=.inf", "data.mixture_by=[contrast]"], GROWING, GROWING + MIXED])
-def test_lines_are_the_same_for_every_world_and_start_of_any_stream(
-    ellipsoids: Path, capsys: pytest.CaptureFixture, options: list[str]
+VIEWS = ["data.views=2", "data.crop_foreground=0.95"]
+SESSIONS = ["data.session_contrasts=2", "data.views=2", "data.temperature=2", *GROWING]
+STREAMS = {"mixture": MIXED, "sessions": SESSIONS, "views": MIXED + GROWING + VIEWS}
+
+
+@pytest.mark.parametrize("options", STREAMS.values(), ids=STREAMS.keys())
+def test_lines_are_the_same_for_every_world_start_and_worker_count_of_any_stream(
+    sessions: Path, capsys: pytest.CaptureFixture, options: list[str]
 ) -> None:
-    whole = lines(capsys, ellipsoids, "--steps", "4", *options)
-    assert whole != lines(capsys, ellipsoids, "--steps", "4")
+    options = [*options, "data.verify=size"]
+    whole = lines(capsys, sessions, "--steps", "4", *options)
+    assert whole != lines(capsys, sessions, "--steps", "4", "data.verify=size")
     for world in ("2", "4", "8"):
-        assert lines(capsys, ellipsoids, "--world", world, "--steps", "4", *options) == whole
+        assert lines(capsys, sessions, "--world", world, "--steps", "4", *options) == whole
     for start in range(1, 4):
-        late = lines(
-            capsys, ellipsoids, "--world", "2", "--start", str(start), "--steps", "1", "train.accumulation=2", *options
-        )
-        assert late == whole[start : start + 1]
+        arguments = ["--world", "2", "--start", str(start), "--steps", "1", "train.accumulation=2"]
+        assert lines(capsys, sessions, *arguments, *options) == whole[start : start + 1]
+    assert lines(capsys, sessions, "--start", "2", "--steps", "2", "data.workers=2", "data.threads=2", *options) == whole[2:]
 
 
 def test_a_mixture_serves_its_shares(ellipsoids: Path, capsys: pytest.CaptureFixture) -> None:

@@ -24,7 +24,7 @@ def samples(ellipsoids: Path) -> list[Sample]:
 
 
 def shares(samples: list[Sample], **options) -> dict[str, Fraction]:
-    pools = resolve_mixture(samples, DataConfig(corpus="unused", **options), "C").pools
+    pools = resolve_mixture(samples, DataConfig(corpus="C", **options)).pools
     return {pool.name: Fraction(pool.quota, sum(p.quota for p in pools)) for pool in pools}
 
 
@@ -33,7 +33,7 @@ def test_weights_are_shares_and_what_is_not_named_is_left_out(samples: list[Samp
     assert shares(samples, mixture={"a": 3, "b": 1}) == {"a": Fraction(3, 4), "b": Fraction(1, 4)}
     by_both = {"mixture_by": ["dataset", "contrast"]}
     assert shares(samples, mixture={"a/T1": 1, "b/T2": 2}, **by_both) == {"a/T1": Fraction(1, 3), "b/T2": Fraction(2, 3)}
-    mixture = resolve_mixture(samples, DataConfig(corpus="unused", mixture={"a/T1": 1, "b/T2": 2}, **by_both), "C")
+    mixture = resolve_mixture(samples, DataConfig(corpus="C", mixture={"a/T1": 1, "b/T2": 2}, **by_both))
     assert mixture.left_out == {"b/T1": 2}
     assert [pool.members.tolist() for pool in mixture.pools] == [[0, 1, 2, 3], [6, 7, 8, 9, 10, 11]]
     assert mixture.describe() == (
@@ -72,9 +72,9 @@ def test_an_unknown_name_names_the_nearest(samples: list[Sample]) -> None:
     with pytest.raises(
         UserError, match=r"data.mixture names oasys, but by dataset .* of C are adni, oasis, did you mean 'oasis'"
     ):
-        resolve_mixture(named, DataConfig(corpus="unused", mixture={"oasys": 1.0, "adni": 1.0}), "C")
+        resolve_mixture(named, DataConfig(corpus="C", mixture={"oasys": 1.0, "adni": 1.0}))
     with pytest.raises(UserError, match=r"by contrast .* are T1, T2, did you mean 'T2'"):
-        resolve_mixture(named, DataConfig(corpus="unused", mixture={"T22": 1.0}, mixture_by=["contrast"]), "C")
+        resolve_mixture(named, DataConfig(corpus="C", mixture={"T22": 1.0}, mixture_by=["contrast"]))
 
 
 WORDS = ["data.corpus=C", "run.dir=R"]

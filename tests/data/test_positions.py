@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mri_fm.data.positions import check_batch, micro_positions, rank_positions
+from mri_fm.data.positions import Row, check_batch, micro_positions, rank_positions, row_number, row_of
 from mri_fm.errors import UserError
 
 
@@ -34,3 +34,11 @@ def test_a_batch_that_does_not_divide_names_batches_that_do(batch: int, accumula
     named = re.search(r"set train.global_batch=(\d+)(?: or (\d+))?", str(error.value))
     assert named
     assert all(int(size) > 0 and int(size) % unit == 0 for size in named.groups() if size)
+
+
+@given(st.integers(0, 2**40 - 1), st.integers(0, 2**15 - 1), st.integers(0, 255))
+def test_rows_have_numbers_of_their_own(position: int, slot: int, view: int) -> None:
+    row = Row(position, slot, view)
+    assert row_of(row_number(row)) == row
+    assert 0 <= row_number(row) < 2**63
+    assert row_number(Row(position, 0, 0)) == position

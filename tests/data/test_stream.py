@@ -29,6 +29,24 @@ def test_steps_that_repeat_samples_are_announced(ellipsoids: Path) -> None:
     assert line == "7 training volumes are fewer than train.global_batch=8: steps repeat some"
 
 
+def test_sessions_and_views_are_spelt_out(sessions: Path) -> None:
+    words = ["data.session_contrasts=3", "data.views=2"]
+    assert lines(sessions, *words) == [
+        "sessions: 4 of 7 volumes, 3 contrasts each, 41.7% of them repeated",
+        "each of the 4 positions of a step holds 6 volumes: 24 in all",
+    ]
+    with pytest.raises(UserError, match="has 4 training sessions for 8 ranks"):
+        lines(sessions, *words, "train.global_batch=8", world=8)
+
+
+@pytest.mark.parametrize("word", ["data.size=[32,64,64]", "data.curriculum=[{until: 0.5, size: [32,64,64]}]"])
+def test_inputs_far_larger_than_any_volume_are_refused(ellipsoids: Path, word: str) -> None:
+    with pytest.raises(
+        UserError, match=r"inputs of \[32, 64, 64\] have more than 8 times .* the largest, vol004, has 24x24x24"
+    ):
+        lines(ellipsoids, word)
+
+
 def test_more_ranks_than_volumes_are_refused(ellipsoids: Path) -> None:
     with pytest.raises(UserError, match="has 7 training volumes for 8 ranks"):
         lines(ellipsoids, "train.global_batch=8", world=8)
