@@ -156,7 +156,8 @@ class Objective(nn.Module):
         """Loss of one micro-batch.
 
         Args:
-            inputs: this rank's part; its foreground is needed with a token budget below 1 or foreground-aware masks.
+            inputs: this rank's part; its foreground is needed with a token budget below 1 and by masks or losses that follow
+                the foreground, its spacing by positions and spectra that count in millimetres.
             schedule: `schedules` at the current optimizer step.
 
         Returns:
@@ -195,16 +196,14 @@ class Objective(nn.Module):
         same kept ones.
 
         Raises:
-            ValueError: a token budget below 1 or foreground-aware masks without `inputs.foreground_BCZYX`.
+            ValueError: a token budget below 1 or foreground-aware masks without a foreground.
         """
         size = as_size3(inputs.x_BCZYX.shape[2:])
         grid, (kept, _) = patch_grid(size, self.student.patch), self.count_tokens(size)
         foreground_BN = kept_BK = None
         budgeted = kept < math.prod(grid)
         if budgeted or self.config.foreground:
-            if inputs.foreground_BCZYX is None:
-                raise ValueError("a token budget below 1 and foreground-aware masks need foreground_BCZYX")
-            foreground_BN = patchify(inputs.foreground_BCZYX, self.student.patch).any(dim=2)
+            foreground_BN = self.foreground_patches(inputs).any(dim=2)
         if budgeted and foreground_BN is not None:
             kept_BK = keep_tokens(foreground_BN, kept, seed=self.seed, positions_B=inputs.positions_B)
         visible_BV, hidden_BM = self._hide(
@@ -224,6 +223,16 @@ class Objective(nn.Module):
             return Mask(visible_BV, hidden_BM, None, hidden_BM, grid)
         return Mask(kept_BK.gather(1, visible_BV), kept_BK.gather(1, hidden_BM), kept_BK, hidden_BM, grid)
 
+    def foreground_patches(self, inputs: Inputs) -> Tensor:
+        """Which voxels of each patch are foreground, bool (B, N, P).
+
+        Raises:
+            ValueError: the inputs do not say.
+        """
+        if inputs.foreground_BCZYX is None:
+            raise ValueError("a token budget below 1 and masks or losses that follow the foreground need foreground_BCZYX")
+        return patchify(inputs.foreground_BCZYX, self.student.patch)
+
     def encode(self, inputs: Inputs, mask: Mask) -> Tensor:
         """The student's tokens (B, V, D) of the visible patches."""
         return self.student(inputs.x_BCZYX, mask.visible_BV, positions_B=inputs.positions_B, spacing_B3=inputs.spacing_B3)
@@ -238,6 +247,18 @@ class Objective(nn.Module):
         return uniform_mask(grid, ratio, draw)
 
 
-def mean_per_sample(error: Tensor) -> Tensor:
-    """Mean within each sample first, then over samples: equal to the loss of one big batch wherever it is split."""
-    return error.flatten(1).mean(1).mean()
+def mean_per_sample(error: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean within each sample first, then over samples: equal to the loss of one big batch wherever it is split.
+
+    Args:
+        error: (B, …).
+        weight: of its parts, not negative, (B, …) with or without the last axes; None: all count alike. A sample in which
+            nothing has weight adds 0, and no gradient.
+    """
+    if weight is None:
+        return error.flatten(1).mean(1).mean()
+    if error.ndim > weight.ndim:
+        error = error.flatten(weight.ndim).mean(-1)
+    weight = weight.to(error.dtype)
+    total_B = weight.flatten(1).sum(1).clamp_min(torch.finfo(error.dtype).tiny)
+    return ((error * weight).flatten(1).sum(1) / total_B).mean()

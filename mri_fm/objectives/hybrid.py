@@ -57,7 +57,8 @@ class Hybrid(JEPA, MAE):
         reconstructions = []
         for mask, context_BVD in zip(masks, features.context_BVD.chunk(len(masks), dim=1), strict=True):
             pred_BMP = self.decode(inputs, mask, context_BVD)
-            reconstructions.append(self.reconstruction_loss(pred_BMP, inputs.x_BCZYX, mask.hidden_BM))
+            weight_BMP = self.voxel_weight(inputs, mask.hidden_BM)
+            reconstructions.append(self.reconstruction_loss(pred_BMP, inputs.x_BCZYX, mask.hidden_BM, weight_BMP))
         reconstruction = torch.stack(reconstructions).mean()
         prediction = self.prediction_loss(features)
         metrics = {"loss_reconstruction": reconstruction.detach(), "loss_prediction": prediction.detach()}

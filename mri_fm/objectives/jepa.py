@@ -4,7 +4,12 @@
     ẑ = predictor(s) at hidden tokens;  L = mean |ẑ − h|, or another `distance`; mean over `mask_sets` masks of each sample
     teacher ← m·teacher + (1 − m)·student,  m: 0.998 → 1
 
-Reference: Assran et al., I-JEPA, CVPR 2023; Bardes et al., V-JEPA, TMLR 2024; on brain MRI arXiv 2606.13315.
+With `token_weight=foreground` the mean over the M hidden tokens t of a sample is weighted, so that predicting air counts less:
+
+    Σ_t w_t · mean |ẑ_t − h_t| / Σ_t w_t,  w_t = max(share of foreground voxels in t, `token_weight_floor`)
+
+Reference: Assran et al., I-JEPA, CVPR 2023; Bardes et al., V-JEPA, TMLR 2024; on brain MRI arXiv 2606.13315; weights that
+follow the foreground: Neuro-JEPA (Huang et al., arXiv 2606.14957), whose exact form is not copied here.
 
     import torch
     from mri_fm.config import HeadConfig, ModelConfig
@@ -44,6 +49,8 @@ from mri_fm.objectives.base import Mask, MaskedConfig, Objective, mean_per_sampl
 
 DISTANCES: dict[str, Callable[..., Tensor]] = {"l1": F.l1_loss, "l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
 
+TOKEN_WEIGHTS = ("equal", "foreground")
+
 
 @dataclass
 class JEPAConfig(MaskedConfig):
@@ -52,6 +59,8 @@ class JEPAConfig(MaskedConfig):
     name: str = "jepa"
     distance: str = "l1"  # between prediction and target: l1, l2 (squared), smooth_l1 (quadratic below 1)
     mask_sets: int = 1  # masks of each sample; the student and the predictor run once for each, the teacher once for all
+    token_weight: str = "equal"  # of hidden tokens in the loss: equal, foreground (by their share of foreground voxels)
+    token_weight_floor: float = 0.0  # the least such weight; 0: tokens of background alone do not count
     ema_start: float = 0.998  # momentum of the teacher, linear over the run
     ema_end: float = 1.0
 
@@ -59,16 +68,18 @@ class JEPAConfig(MaskedConfig):
         """Check what types cannot.
 
         Raises:
-            UserError: an unknown distance, no mask, or a momentum outside [0, 1].
+            UserError: an unknown distance or weight, no mask, or a floor or momentum outside [0, 1].
         """
         super().__post_init__()
         if self.distance not in DISTANCES:
             raise UserError(f"objective.distance={self.distance} is not one of {', '.join(DISTANCES)}")
+        if self.token_weight not in TOKEN_WEIGHTS:
+            raise UserError(f"objective.token_weight={self.token_weight} is not one of {', '.join(TOKEN_WEIGHTS)}")
         if self.mask_sets < 1:
             raise UserError(f"objective.mask_sets={self.mask_sets} must be at least 1: nothing else can be predicted")
-        for key in ("ema_start", "ema_end"):
+        for key, usual in {"ema_start": 0.998, "ema_end": 1.0, "token_weight_floor": 0.1}.items():
             if not 0.0 <= getattr(self, key) <= 1.0:
-                raise UserError(f"objective.{key}={getattr(self, key)} must lie in [0, 1], for instance 0.998")
+                raise UserError(f"objective.{key}={getattr(self, key)} must lie in [0, 1], for instance {usual}")
 
 
 class Features(NamedTuple):
@@ -77,6 +88,7 @@ class Features(NamedTuple):
     context_BVD: Tensor  # student, at visible tokens
     target_BMD: Tensor  # teacher, normalised, at hidden tokens, no gradient
     pred_BMD: Tensor  # predictor, at hidden tokens
+    weight_BM: Tensor | None  # of hidden tokens in the loss; None: all alike
 
 
 class JEPA(Objective):
@@ -117,6 +129,7 @@ class JEPA(Objective):
         """Run the teacher, then student and predictor for each mask."""
         with torch.no_grad():
             teacher_BKD = self.teacher(inputs.x_BCZYX, masks[0].kept_BK, spacing_B3=inputs.spacing_B3)
+        share_BN1 = self._foreground_share(inputs)
         sets = []
         for mask in masks:
             context_BVD = self.encode(inputs, mask)
@@ -124,14 +137,23 @@ class JEPA(Objective):
             pred_BMD = self.predictor(
                 context_BVD, mask.visible_BV, mask.hidden_BM, grid=mask.grid, spacing_B3=inputs.spacing_B3
             )
-            sets.append(Features(context_BVD, target_BMD, pred_BMD))
-        return sets[0] if len(sets) == 1 else Features(*(torch.cat(parts, dim=1) for parts in zip(*sets, strict=True)))
+            weight_BM = None if share_BN1 is None else take_tokens(share_BN1, mask.hidden_BM)[..., 0]
+            sets.append(Features(context_BVD, target_BMD, pred_BMD, weight_BM))
+        return _side_by_side(sets)
+
+    def _foreground_share(self, inputs: Inputs) -> Tensor | None:
+        """What share of each token is foreground, and the floor at least, float32 (B, N, 1); None: tokens are equal."""
+        if self.config.token_weight == "equal":
+            return None
+        share_BN1 = self.foreground_patches(inputs).float().mean(dim=2, keepdim=True)
+        return share_BN1.clamp_min(self.config.token_weight_floor)
 
     def prediction_loss(self, features: Features) -> Tensor:
-        """Mean distance of ẑ and h within each sample, then over samples, in float32 at least."""
+        """Mean distance of ẑ and h within each sample, by the tokens' weights, then over samples, in float32 at least."""
         with full_precision(features.pred_BMD.device):
             distance = DISTANCES[self.config.distance]
-            return mean_per_sample(distance(at_least_float32(features.pred_BMD), features.target_BMD, reduction="none"))
+            error_BMD = distance(at_least_float32(features.pred_BMD), features.target_BMD, reduction="none")
+            return mean_per_sample(error_BMD, features.weight_BM)
 
     def train(self, mode: bool = True) -> Self:
         """Switch the mode of all but the teacher, which always evaluates."""
@@ -150,6 +172,15 @@ class JEPA(Objective):
     def encoder(self) -> VisionTransformer:
         """The teacher."""
         return self.teacher
+
+
+def _side_by_side(sets: Sequence[Features]) -> Features:
+    """The features of several masks as those of one, along V and M."""
+    if len(sets) == 1:
+        return sets[0]
+    context, target, pred = (torch.cat(parts, dim=1) for parts in list(zip(*sets, strict=True))[:3])
+    weights = [part.weight_BM for part in sets if part.weight_BM is not None]
+    return Features(context, target, pred, torch.cat(weights, dim=1) if weights else None)
 
 
 def normalize(tokens_BND: Tensor) -> Tensor:

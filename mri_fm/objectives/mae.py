@@ -3,6 +3,9 @@
     L = mean over hidden voxels of |ŷ − y|^p / p,  p = 2;  y are the z-scored voxels themselves, or with `patch_norm` each
     patch's voxels with its own mean and standard deviation taken out (He et al., section 4.1)
 
+With `background_loss=false` only hidden voxels of the foreground count: what was defaced, padded or never scanned is stored as
+0 in the corpus, like air, and nothing tells them apart. nnssl (MIC-DKFZ) leaves out anonymised regions by masks of their own.
+
 Reference: He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022; in 3D arXiv 2606.13315.
 
     import torch
@@ -45,6 +48,7 @@ class MAEConfig(MaskedConfig):
     name: str = "mae"
     power: float = 2.0  # p of the reconstruction loss
     patch_norm: bool = False  # predict each patch without its own mean and standard deviation
+    background_loss: bool = True  # false: hidden voxels of the background (air, padding, defaced: all stored as 0) do not count
 
 
 class MAE(Objective):
@@ -60,7 +64,7 @@ class MAE(Objective):
     def forward(self, inputs: Inputs, schedule: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction loss, mean over this rank's samples; see `Objective.forward`."""
         pred_BMP, hidden_BM = self.predict(inputs)
-        loss = self.reconstruction_loss(pred_BMP, inputs.x_BCZYX, hidden_BM)
+        loss = self.reconstruction_loss(pred_BMP, inputs.x_BCZYX, hidden_BM, self.voxel_weight(inputs, hidden_BM))
         return loss, {"loss_reconstruction": loss.detach()}
 
     def flops_per_sample(self, size: Size3 | None = None) -> float:
@@ -77,15 +81,23 @@ class MAE(Objective):
         """Patches (B, M, P) at the hidden tokens, from the encoder's visible ones."""
         return self.decoder(context_BVD, mask.visible_BV, mask.hidden_BM, grid=mask.grid, spacing_B3=inputs.spacing_B3)
 
-    def reconstruction_loss(self, pred_BMP: Tensor, x_BCZYX: Tensor, hidden_BM: Tensor) -> Tensor:
-        """Mean |ŷ − y|^p / p over the hidden voxels of each sample, then over samples, in float32 at least."""
+    def voxel_weight(self, inputs: Inputs, hidden_BM: Tensor) -> Tensor | None:
+        """Which hidden voxels count, bool (B, M, P); None: all do."""
+        if self.config.background_loss:
+            return None
+        return take_tokens(self.foreground_patches(inputs), hidden_BM)
+
+    def reconstruction_loss(
+        self, pred_BMP: Tensor, x_BCZYX: Tensor, hidden_BM: Tensor, weight_BMP: Tensor | None = None
+    ) -> Tensor:
+        """Mean |ŷ − y|^p / p over the hidden voxels of each sample (that count), then over samples, in float32 at least."""
         with full_precision(x_BCZYX.device):
             target_BMP = take_tokens(patchify(at_least_float32(x_BCZYX), self.student.patch), hidden_BM)
             if self.config.patch_norm:
                 mean_BM1, std_BM1 = patch_statistics(target_BMP)
                 target_BMP = (target_BMP - mean_BM1) / std_BM1
             error = (at_least_float32(pred_BMP) - target_BMP).abs()
-            return mean_per_sample(error.pow(self.config.power)) / self.config.power
+            return mean_per_sample(error.pow(self.config.power), weight_BMP) / self.config.power
 
     def mosaic(self, pred_BMP: Tensor, x_BCZYX: Tensor, hidden_BM: Tensor) -> Tensor:
         """The truth at visible and dropped patches, the prediction at hidden ones: voxels (B, C, Z, Y, X), float32 at least.

@@ -6,6 +6,9 @@
 Reference: arXiv 2606.13315; `mri_fm.losses.spectral` has the equation of L_spec. The paper ramps over 20 of its 700 epochs
 from epoch 5 on; 0.01 is its weight 1 on one step in ten, whose term and step share were both divided by ten.
 
+With `background_loss=false` (see `mri_fm.objectives.mae`) r is the truth in the background too, so that the spectral term does
+not ask for it either, and `radial_log_power` looks at the hidden foreground.
+
 `spectral_gradient_ratio` is ‖∂L_spec/∂ŷ‖ / ‖∂L_mae/∂ŷ‖ over the predicted voxels ŷ of the micro-batch, before λ: times λ it
 says which term steers. It comes from numbers that the losses have computed anyway, and costs no backward pass.
 
@@ -111,36 +114,49 @@ class MAESpectral(MAE):
     def forward(self, inputs: Inputs, schedule: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
         """Both losses, mean over this rank's samples; see `Objective.forward`."""
         pred_BMP, hidden_BM = self.predict(inputs)
-        x_BCZYX = inputs.x_BCZYX
-        reconstruction = self.reconstruction_loss(pred_BMP, x_BCZYX, hidden_BM)
-        mosaic = self.mosaic(pred_BMP, x_BCZYX, hidden_BM)
-        window, spacing_B3 = self._window(x_BCZYX, hidden_BM), self._spacing(inputs)
+        x_BCZYX, weight_BMP = inputs.x_BCZYX, self.voxel_weight(inputs, hidden_BM)
+        reconstruction = self.reconstruction_loss(pred_BMP, x_BCZYX, hidden_BM, weight_BMP)
+        mosaic = self._counted(self.mosaic(pred_BMP, x_BCZYX, hidden_BM), x_BCZYX, inputs)
+        window, spacing_B3 = self._window(inputs, hidden_BM), self._spacing(inputs)
         spectral, gradient = fused_spectral_loss(mosaic, x_BCZYX, self.spectrum, window, spacing_B3)
         metrics = {"loss_reconstruction": reconstruction.detach(), "loss_spectral": spectral.detach()}
         if mosaic.requires_grad:
-            metrics["spectral_gradient_ratio"] = self._gradient_ratio(gradient, mosaic, x_BCZYX, hidden_BM)
+            error = mosaic.detach() - at_least_float32(x_BCZYX)
+            metrics["spectral_gradient_ratio"] = self._gradient_ratio(gradient, error, inputs, hidden_BM)
         return reconstruction + schedule["spectral_weight"] * spectral, metrics
 
-    def _window(self, x_BCZYX: Tensor, hidden_BM: Tensor) -> Tensor | None:
+    def _counted(self, volumes_BCZYX: Tensor, rest_BCZYX: Tensor | float, inputs: Inputs) -> Tensor:
+        """Volumes with `rest` in place of the voxels that do not count."""
+        if self.config.background_loss or inputs.foreground_BCZYX is None:
+            return volumes_BCZYX
+        return torch.where(inputs.foreground_BCZYX, volumes_BCZYX, rest_BCZYX)
+
+    def _window(self, inputs: Inputs, hidden_BM: Tensor) -> Tensor | None:
         """The hidden voxels where the mode looks at them alone; per-bin modes need the whole mosaic."""
         if self.spectrum.mode != "radial_log_power":
             return None
-        return self.hidden_voxels(x_BCZYX, hidden_BM)
+        return self._counted(self.hidden_voxels(inputs.x_BCZYX, hidden_BM), 0.0, inputs)
 
     def _spacing(self, inputs: Inputs) -> Tensor | None:
         """The millimetres that frequencies are counted by; None: voxels."""
         return inputs.spacing_B3 if self.spectrum.units == "cycles_per_mm" else None
 
     @torch.no_grad()
-    def _gradient_ratio(self, gradient_BCZYX: Tensor, mosaic_BCZYX: Tensor, x_BCZYX: Tensor, hidden_BM: Tensor) -> Tensor:
+    def _gradient_ratio(self, gradient_BCZYX: Tensor, error_BCZYX: Tensor, inputs: Inputs, hidden_BM: Tensor) -> Tensor:
         """Norm of the spectral gradient over that of the reconstruction loss, |ŷ − y|^(p−1) / n per predicted value."""
-        both = (gradient_BCZYX, mosaic_BCZYX - at_least_float32(x_BCZYX))
+        both = (self._counted(gradient_BCZYX, 0.0, inputs), error_BCZYX)
         spectral_BMP, error_BMP = (take_tokens(patchify(v, self.student.patch), hidden_BM) for v in both)
         if self.config.patch_norm:
-            truth_BMP = take_tokens(patchify(at_least_float32(x_BCZYX), self.student.patch), hidden_BM)
+            truth_BMP = take_tokens(patchify(at_least_float32(inputs.x_BCZYX), self.student.patch), hidden_BM)
             std_BM1 = patch_statistics(truth_BMP)[1]
             spectral_BMP, error_BMP = spectral_BMP * std_BM1, error_BMP / std_BM1
-        reconstruction_BMP = error_BMP.abs_().pow_(self.config.power - 1).div_(error_BMP.numel())
+        slope_BMP = error_BMP.abs_().pow_(self.config.power - 1)
+        weight_BMP = self.voxel_weight(inputs, hidden_BM)
+        if weight_BMP is None:
+            reconstruction_BMP = slope_BMP.div_(slope_BMP.numel())
+        else:
+            count_B11 = weight_BMP.flatten(1).sum(1).clamp_min(1)[:, None, None]
+            reconstruction_BMP = slope_BMP.mul_(weight_BMP).div_(count_B11 * len(slope_BMP))
         return spectral_BMP.norm() / reconstruction_BMP.norm().clamp_min(torch.finfo(error_BMP.dtype).tiny)
 
     def schedules(self, steps: int) -> dict[str, np.ndarray]:
