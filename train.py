@@ -36,6 +36,7 @@ def train(options: argparse.Namespace) -> int:
     from mri_fm.config import load_config
     from mri_fm.engine.feeding import forked_workers
     from mri_fm.engine.loop import run_training
+    from mri_fm.engine.peers import Peers
     from mri_fm.engine.setup import DEFAULT_DS_CONFIG, complete_ds_config, read_ds_config
 
     config = load_config(options.objective, options.words)
@@ -44,14 +45,15 @@ def train(options: argparse.Namespace) -> int:
         sharding = read_ds_config(options.ds_config or DEFAULT_DS_CONFIG)
         complete_ds_config(sharding, config, environment)
         start_process_group(environment)
-        return run_training(config, sharding, environment, loader)
+        with Peers(environment, config.data.timeout_s):
+            return run_training(config, sharding, environment, loader)
 
 
 def main() -> int:
     """Run; a user's mistake is one line and exit code 2."""
     try:
         return train(parse(sys.argv[1:]))
-    except UserError as error:
+    except UserError as error:  # before the ranks have met; then `Peers` says it
         return exit_on_user_error(error)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mri_fm.data.source import SampleSource
-from mri_fm.data.watchdog import Watchdog, end_process
+from mri_fm.data.watchdog import Watchdog
 from mri_fm.data.workers import Activity, Workers
 from mri_fm.errors import ResumableError
 
@@ -32,7 +32,6 @@ class Feed:
         batch_size: int,
         workers: int,
         timeout_s: float,
-        end_rank: Callable[[str], None] = end_process,
     ) -> None:
         """Build the pipeline and fork its workers.
 
@@ -42,10 +41,9 @@ class Feed:
             batch_size: samples of one run.
             workers: processes that read, 0: this one does.
             timeout_s: how long a read may block before the workers, then the rank are ended.
-            end_rank: see `Watchdog`.
         """
         self._source, self._build, self._batch_size = source, build, batch_size
-        self._timeout_s, self._end_rank = timeout_s, end_rank
+        self._timeout_s = timeout_s
         self._given = 0
         self._pipeline: Any = None
         self._watchdog: Watchdog | None = None
@@ -89,9 +87,7 @@ class Feed:
 
     def _ask(self) -> Any:
         if self._watchdog is None:  # not before the first run: no thread may be there when the workers are forked
-            self._watchdog = Watchdog(
-                self._source.activity, self._workers, self._timeout_s, self._source.describe, self._end_rank
-            )
+            self._watchdog = Watchdog(self._source.activity, self._workers, self._timeout_s, self._source.describe)
         problem = self._watchdog.problem()
         if problem is not None:
             raise ResumableError(problem)

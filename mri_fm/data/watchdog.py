@@ -21,9 +21,18 @@ _LONGEST_PERIOD_S = 1.0
 _STATES = {"D": "waits for a device", "T": "is stopped", "t": "is stopped", "Z": "has ended", "X": "has ended"}
 
 
+def say(problem: str, code: int) -> None:
+    """One line on stderr."""
+    print(f"error: {problem}", file=sys.stderr, flush=True)
+
+
+LAST_WORDS: list[Callable[[str, int], None]] = [say]
+"""The last one is called with the problem and the exit code before a process ends; a job of several ranks adds its own."""
+
+
 def end_process(problem: str) -> None:
     """End this process, from any thread, with one line and the exit code of a run that can be resumed."""
-    print(f"error: {problem}", file=sys.stderr, flush=True)
+    LAST_WORDS[-1](f"{problem}; the same command resumes", EXIT_RESUMABLE)
     os._exit(EXIT_RESUMABLE)
 
 
@@ -36,7 +45,6 @@ class Watchdog:
         workers: Workers,
         timeout_s: float,
         describe: Callable[[int], str],
-        end_rank: Callable[[str], None] = end_process,
     ) -> None:
         """Begin to watch.
 
@@ -45,10 +53,9 @@ class Watchdog:
             workers: the processes that stage one ends.
             timeout_s: how long a read, or a run of the pipeline without any sign of life, may last.
             describe: words for a sample number.
-            end_rank: stage two; called in the watching thread with what is wrong, and not expected to return.
         """
         self._activity, self._workers, self._timeout_s = activity, workers, timeout_s
-        self._describe, self._end_rank = describe, end_rank
+        self._describe = describe
         self._waiting_since: float | None = None
         self._found: tuple[str, float] | None = None
         self._closed = threading.Event()
@@ -97,7 +104,7 @@ class Watchdog:
         waiting_since = self._waiting_since
         grace = _GRACE_S if self._workers.processes else 0.0
         if waiting_since is not None and now - max(since, waiting_since) >= grace:
-            self._end_rank(problem)
+            end_process(problem)
 
     def _dead(self) -> str | None:
         dead = self._workers.dead()
