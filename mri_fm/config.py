@@ -81,6 +81,34 @@ class ModelConfig:
 
 
 @dataclass
+class ArtefactConfig:
+    """Artefacts of the acquisition: the probability of each, drawn by itself (0, the default: never), and how strong at most.
+
+    docs/augmentation.md has the equations.
+    """
+
+    motion: float = 0.0  # the head moves between lines of k-space
+    motion_moves: int = 3  # most moves during the scan
+    motion_mm: float = 4.0  # largest shift along each axis
+    motion_degrees: float = 4.0  # largest turn about each axis
+    ghosting: float = 0.0  # every second, third or fourth line of k-space is weaker
+    ghosting_strength: float = 0.8  # largest loss of these lines, of 1
+    spike: float = 0.0  # one wrong point of k-space: stripes
+    spike_strength: float = 1.0  # largest amplitude, in units of the volume's mean intensity
+    anisotropy: float = 0.0  # a coarser resolution along one axis
+    anisotropy_factor: float = 3.0  # largest loss of resolution
+
+    def __post_init__(self) -> None:
+        """Check what types cannot."""
+        ranges = dict.fromkeys(("motion", "ghosting", "spike", "anisotropy", "ghosting_strength"), (0, 1))
+        ranges |= {"motion_moves": (1, 20), "motion_mm": (0, 50), "motion_degrees": (0, 45)}
+        ranges |= {"spike_strength": (0, 20), "anisotropy_factor": (1, 20)}
+        for key, (least, most) in ranges.items():
+            if not least <= getattr(self, key) <= most:
+                raise UserError(f"data.augment.artefacts.{key}={getattr(self, key)} must be between {least} and {most}")
+
+
+@dataclass
 class AugmentConfig:
     """Ranges of the augmentation; 0 switches a part off."""
 
@@ -94,6 +122,8 @@ class AugmentConfig:
     blur: float = 1.0  # largest standard deviation of a Gaussian blur, mm
     blur_probability: float = 0.2
     noise: float = 0.1  # largest standard deviation of the voxel noise, in units of the z-scored volume
+    rician: bool = False  # the noise of a magnitude image rather than Gaussian noise
+    artefacts: ArtefactConfig = field(default_factory=ArtefactConfig)
 
     def __post_init__(self) -> None:
         """Check what types cannot."""

@@ -38,6 +38,7 @@ class Stream(IntEnum):
     MIXTURE = 13
     SESSION = 14
     CROP = 15
+    ARTEFACT = 16
 
 
 def generator(seed: int, stream: Stream, position: int) -> np.random.Generator:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
@@ -20,6 +19,7 @@ from torch.utils.dlpack import from_dlpack
 from mri_fm.config import DataConfig
 from mri_fm.data.corpus import Corpus, Sample
 from mri_fm.data.feed import Feed
+from mri_fm.data.noise import Scan, acquire_
 from mri_fm.data.pipeline import build_pipeline
 from mri_fm.data.plan import EvaluationPlan, Plan, plan_training
 from mri_fm.data.positions import check_batch, row_of
@@ -29,7 +29,6 @@ from mri_fm.data.skips import Skip, listed
 from mri_fm.data.source import SampleSource, Status
 from mri_fm.errors import UserError
 from mri_fm.inputs import Inputs
-from mri_fm.rng import Stream, normal
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -201,6 +200,7 @@ class _PipelineBatches:
         workers: int = 0,
     ) -> None:
         self._samples, self._plan, self._device = samples, plan, device
+        self._rician = config.augment.rician
         source = SampleSource(samples, plan, config.statistics, reader)
         build = partial(
             build_pipeline,
@@ -227,14 +227,18 @@ class _PipelineBatches:
 
     def next(self, *, group_position: int, seed: int = 0, count: int | None = None) -> Batch:
         """Run the pipeline once and keep the first `count` samples."""
-        volumes, foreground, _air, noise, spacing, packed = self._feed.run()
+        volumes, foreground, air, noise, spacing, packed = self._feed.run()
         statuses = [Status.unpack(row) for row in packed.as_array()[:count]]
         skips = tuple(itertools.chain.from_iterable(map(self._skips, statuses)))
         _require_served(statuses, skips)
         x_BCZYX = self._tensor(volumes, count)
         foreground_BCZYX = self._tensor(foreground, count).bool()
         positions = torch.tensor([status.row for status in statuses])
-        _add_noise(x_BCZYX, noise.as_array()[:count], positions, seed)
+        scans = [
+            Scan(float(deviation), self._rician, self._plan.artefacts(status.row), tuple(millimetres.tolist()))
+            for deviation, millimetres, status in zip(noise.as_array(), spacing.as_array(), statuses, strict=False)
+        ]
+        acquire_(x_BCZYX, self._tensor(air, count).flatten(), scans, positions, seed)
         served = [self._samples[status.served] for status in statuses]
         valid = [not status.faults and not self._plan.is_extra(status.row) for status in statuses]
         return Batch(
@@ -277,11 +281,3 @@ def _dali_device(wanted: str, device: torch.device) -> str:
 def _require_served(rows: Sequence[Status], skips: Sequence[Skip]) -> None:
     if any(row.served < 0 for row in rows):
         raise UserError(f"no readable sample to serve: {listed(skips)}; restore these shards or build the corpus again")
-
-
-def _add_noise(x_BCZYX: Tensor, deviation_B: np.ndarray, positions_B: Tensor, seed: int) -> None:
-    """Add voxel noise in place, a function of (seed, position, voxel); sample by sample, so batches do not matter."""
-    for x_CZYX, deviation, position_1 in zip(x_BCZYX, deviation_B, positions_B.split(1), strict=True):
-        if deviation > 0:
-            noise_1N = normal(seed, Stream.NOISE, position_1.to(x_CZYX.device), x_CZYX.numel())
-            x_CZYX.add_(noise_1N.view_as(x_CZYX), alpha=float(deviation))

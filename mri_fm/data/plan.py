@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from mri_fm.config import DataConfig
+from mri_fm.data.artefacts import Artefacts, draw_artefacts
 from mri_fm.data.corpus import Sample
 from mri_fm.data.crop import hold_foreground
 from mri_fm.data.curriculum import Curriculum
@@ -42,6 +43,9 @@ class Plan(Protocol):
 
     def params(self, row: int, sample: Sample, voxels_ZYX: np.ndarray) -> SampleParams:
         """How the sample, with these stored voxels, is cropped and augmented."""
+
+    def artefacts(self, row: int) -> Artefacts:
+        """Of its acquisition."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,10 @@ class TrainPlan:
         if self.config.crop_foreground == 0.0:
             return params
         return hold_foreground(params, voxels_ZYX, self.config.crop_foreground, seed=self.seed, row=row)
+
+    def artefacts(self, row: int) -> Artefacts:
+        """Random ones, from (seed, row)."""
+        return draw_artefacts(self.config.augment.artefacts, seed=self.seed, position=row)
 
 
 def group_units(samples: Sequence[Sample], config: DataConfig, seed: int) -> tuple[Sequence[Sample], Sessions | None]:
@@ -165,3 +173,7 @@ class EvaluationPlan:
     def params(self, row: int, sample: Sample, voxels_ZYX: np.ndarray) -> SampleParams:
         """Deterministic centre crop."""
         return centre_params(sample.shape, self.size, spacing=sample.spacing)
+
+    def artefacts(self, row: int) -> Artefacts:
+        """None."""
+        return Artefacts()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mri_fm.config import AugmentConfig, DataConfig
+from mri_fm.config import ArtefactConfig, AugmentConfig, DataConfig
 from mri_fm.data.corpus import Corpus, Sample
 from mri_fm.data.loader import Batch, TrainLoader, evaluation_batches
 from mri_fm.data.params import draw_params
@@ -81,6 +81,26 @@ def test_the_stream_is_the_same_for_every_world_start_and_accumulation(ellipsoid
     assert [batch.group_position for batch in parts[1]] == [0, 4, 8, 12, 16, 20]
     late = by_position(take(loader(ellipsoids, global_batch=8, start_step=2), 1))
     assert late == {position: whole[position] for position in range(16, 24)}
+
+
+EVERYTHING = AugmentConfig(
+    rotation=10, blur_probability=1, rician=True, artefacts=ArtefactConfig(motion=1, ghosting=1, spike=1, anisotropy=1)
+)
+
+
+def test_with_everything_on_the_stream_is_still_the_same_for_every_world(ellipsoids: Path) -> None:
+    data = config(augment=EVERYTHING)
+    whole = by_position(take(loader(ellipsoids, data), 2))
+    parts = [take(loader(ellipsoids, data, rank=r, world=2), 2) for r in range(2)]
+    assert by_position(parts[0] + parts[1]) == whole
+
+
+def test_neither_artefacts_nor_noise_move_the_foreground(ellipsoids: Path) -> None:
+    geometry = AugmentConfig(rotation=10, blur=0, noise=0, gamma=0, bias=0)
+    (plain,), (changed,) = (take(loader(ellipsoids, config(augment=a)), 1) for a in (geometry, EVERYTHING))
+    assert (plain.x_BCZYX - changed.x_BCZYX).abs().amax(dim=(1, 2, 3, 4)).min() > 0.3
+    assert plain.foreground_BCZYX.equal(changed.foreground_BCZYX)
+    assert plain.spacing_B3.equal(changed.spacing_B3)
 
 
 def test_threads_and_prefetching_do_not_matter(ellipsoids: Path) -> None:
