@@ -19,6 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from mri_fm.data.evaluation import EvaluationConfig
 from mri_fm.errors import UserError
 from mri_fm.merging import GROUPS, PRESETS, layers_of, merge, parse_word, preset_file, split_words
 
@@ -178,6 +179,7 @@ class DataConfig:
     skip_budget: int = 0  # samples that may be skipped (and replaced) before the run stops
     verify: str = "full"  # at start: full (checksums of every shard), size
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
         """Check what types cannot.

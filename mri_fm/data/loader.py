@@ -172,7 +172,7 @@ def evaluation_batches(
     Raises:
         UserError: a sample cannot be read (an evaluation replaces nothing), or a GPU is asked for where there is none.
     """
-    plan = EvaluationPlan(len(samples), config.size, rank, world)
+    plan = EvaluationPlan(len(samples), config.size, config.evaluation, rank, world)
     if not plan.own:
         return
     reader = open_reader(corpus.storage, config)

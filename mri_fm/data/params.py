@@ -138,11 +138,26 @@ def draw_params(
 
 
 def centre_params(
-    sample_shape: Sequence[int], size: Sequence[int], *, spacing: Sequence[float] = (1.0, 1.0, 1.0)
+    sample_shape: Sequence[int],
+    size: Sequence[int],
+    *,
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    plane: str = "shape",
+    crop: str = "centre",
 ) -> SampleParams:
-    """The parameters for evaluation: native depth axis, centre crop, no augmentation; arguments as `draw_params`."""
-    depth_axis = _native_depth(sample_shape)
+    """The parameters for evaluation: native depth axis, no augmentation.
+
+    Args:
+        sample_shape, size, spacing: as in `draw_params`.
+        plane: the depth axis is that of thick slices, else axial ("spacing"; 1.4 times the finest spacing is thick), or the
+            shortest where it is much shorter than the longest, else axial ("shape"; the published rule, by which a head
+            scanned at 1 mm is sagittal or axial, depending on how much neck the scan holds).
+        crop: the "centre" square across the depth, or the "whole" volume, whose proportions in plane are then lost.
+    """
+    depth_axis = _thick_axis(spacing) if plane == "spacing" else _native_depth(sample_shape)
     start, extent = _square_crop(sample_shape, depth_axis, 0.5)
+    if crop == "whole":
+        start, extent = (0, 0, 0), (sample_shape[0], sample_shape[1], sample_shape[2])
     output = _source_order(size, depth_axis)
     flat = np.zeros((BIAS_POINTS,) * 3, dtype=np.float32)
     return SampleParams(
@@ -168,6 +183,11 @@ def _three(values: Sequence[float]) -> tuple[float, float, float]:
 
 def _nearly_isotropic(shape: Sequence[int]) -> bool:
     return max(shape) / min(shape) < NEARLY_ISOTROPIC
+
+
+def _thick_axis(spacing: Sequence[float]) -> int:
+    """Axial where the voxels are nearly cubes, else the axis along which they lie furthest apart."""
+    return _Z if max(spacing) / min(spacing) < NEARLY_ISOTROPIC else int(np.argmax(spacing))
 
 
 def _native_depth(shape: Sequence[int]) -> int:

@@ -16,6 +16,7 @@ from mri_fm.data.artefacts import Artefacts, draw_artefacts
 from mri_fm.data.corpus import Sample
 from mri_fm.data.crop import hold_foreground
 from mri_fm.data.curriculum import Curriculum
+from mri_fm.data.evaluation import EvaluationConfig
 from mri_fm.data.mixture import is_mixed, resolve_mixture
 from mri_fm.data.params import SampleParams, centre_params, draw_params
 from mri_fm.data.positions import Row, rank_positions, row_number, row_of
@@ -149,8 +150,9 @@ class EvaluationPlan:
 
     count: int
     size: Sequence[int]
-    rank: int = 0
-    world: int = 1
+    evaluation: EvaluationConfig
+    rank: int
+    world: int
     tries: int = 1
 
     @property
@@ -171,8 +173,9 @@ class EvaluationPlan:
         return False
 
     def params(self, row: int, sample: Sample, voxels_ZYX: np.ndarray) -> SampleParams:
-        """Deterministic centre crop."""
-        return centre_params(sample.shape, self.size, spacing=sample.spacing)
+        """Deterministic ones."""
+        rule = self.evaluation
+        return centre_params(sample.shape, self.size, spacing=sample.spacing, plane=rule.plane, crop=rule.crop)
 
     def artefacts(self, row: int) -> Artefacts:
         """None."""

@@ -28,6 +28,8 @@ def parse(words: Sequence[str] | None = None) -> Request:
     parser.add_argument("--encoder", choices=("teacher", "student"), help="default: the one the objective keeps")
     parser.add_argument("--batch-size", type=int, default=4, help="volumes embedded at once (default: %(default)s)")
     parser.add_argument("--contrasts", nargs="+", default=(), metavar="NAME", help="evaluate these alone (default: all)")
+    for name, choices in {"plane": ("spacing", "shape"), "crop": ("centre", "whole")}.items():
+        parser.add_argument(f"--{name}", choices=choices, help=f"data.evaluation.{name} (default: the run's)")
     parser.add_argument(
         "--reader",
         choices=("shards", "archive"),

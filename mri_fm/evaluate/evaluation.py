@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mri_fm.config import Config
+from mri_fm.config import Config, DataConfig
 from mri_fm.data.corpus import Corpus, Sample
 from mri_fm.data.loader import evaluation_batches
 from mri_fm.data.storage import same_place
@@ -46,6 +46,8 @@ class Request:
     contrasts: tuple[str, ...] = ()  # evaluate these alone; empty: all
     reader: str = "shards"  # shards, archive
     step: int | None = None  # of the checkpoint; None: the newest
+    plane: str | None = None  # data.evaluation.plane and .crop; None: the run's
+    crop: str | None = None
 
 
 def evaluate(request: Request, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
@@ -72,7 +74,7 @@ def evaluate(request: Request, say: Callable[[str], None] = lambda line: None) -
     say(f"embedding {len(samples)} volumes with the {name} of step {loaded.step}")
     keys = [sample.key for sample in samples]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data = dataclasses.replace(loaded.config.data, corpus=request.corpus, reader=request.reader)
+    data = data_config(loaded.config.data, request)
     batches = evaluation_batches(corpus, samples, data, batch_size=request.batch_size, device=device)
     embedded = embed(encoders, batches, keys, device)
     say(f"fitting probes on {request.folds} folds")
@@ -83,6 +85,13 @@ def evaluate(request: Request, say: Callable[[str], None] = lambda line: None) -
     (request.out / REPORT_FILE).write_text(render(result, task, embedded, comparison, keys), encoding="utf-8")
     (request.out / RESULT_FILE).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return result
+
+
+def data_config(trained: DataConfig, request: Request) -> DataConfig:
+    """The run's, but for what the request says."""
+    given = {name: getattr(request, name) for name in ("plane", "crop") if getattr(request, name) is not None}
+    evaluation = dataclasses.replace(trained.evaluation, **given)
+    return dataclasses.replace(trained, corpus=request.corpus, reader=request.reader, evaluation=evaluation)
 
 
 def choose_encoder(objective: Objective, name: str | None) -> tuple[str, VisionTransformer]:
@@ -125,5 +134,6 @@ def _facts(request: Request, task: Task, config: Config, samples: list[Sample]) 
         "seed": request.seed,
         "folds": request.folds,
         "size": list(config.data.size),
+        "input": dataclasses.asdict(data_config(config.data, request).evaluation),
         "voxel_grid": list(voxel_grid(config.data.size)),
     }

@@ -9,8 +9,9 @@ import torch
 
 from mri_fm.config import ArtefactConfig, AugmentConfig, DataConfig
 from mri_fm.data.corpus import Corpus, Sample
+from mri_fm.data.evaluation import EvaluationConfig
 from mri_fm.data.loader import Batch, TrainLoader, evaluation_batches
-from mri_fm.data.params import draw_params
+from mri_fm.data.params import centre_params, draw_params
 from mri_fm.data.reader import ShardReader
 from mri_fm.data.source import intensity_window
 from mri_fm.data.twin import augment_volume
@@ -191,6 +192,18 @@ def test_evaluation_gives_every_sample_once_in_order(ellipsoids: Path, batch_siz
     assert torch.cat([batch.positions_B for batch in batches]).tolist() == list(range(7))
     alone = list(evaluation_batches(corpus, chosen, config(), batch_size=1, device=CPU))
     assert torch.equal(torch.cat([b.x_BCZYX for b in batches]), torch.cat([b.x_BCZYX for b in alone]))
+
+
+@pytest.mark.parametrize("rule", [{"plane": "shape"}, {"plane": "spacing"}, {"crop": "whole"}])
+def test_evaluation_shows_what_its_rule_says(ellipsoids: Path, rule: dict[str, str]) -> None:
+    corpus, reader = Corpus.open(ellipsoids), ShardReader()
+    data = config(evaluation=EvaluationConfig(**rule))
+    for batch in evaluation_batches(corpus, corpus.samples, data, batch_size=3, device=CPU):
+        for position, x in zip(batch.positions_B, batch.x_BCZYX, strict=True):
+            sample = corpus.samples[position]
+            params = centre_params(sample.shape, SIZE, spacing=sample.spacing, **({"plane": "spacing"} | rule))
+            expected = augment_volume(reader.read(sample), params, intensity_window(sample, "foreground"), SIZE)
+            assert (x[0] - expected.x_DHW).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize(("world", "batch_size"), [(2, 2), (3, 4)])

@@ -50,6 +50,29 @@ def test_evaluation_takes_the_centre_and_augments_nothing(shape: tuple[int, int,
     assert (params.scale, params.rotation, params.blur) == (1, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("shape", "spacing", "by_spacing", "by_shape"),
+    [
+        ((190, 230, 150), (1, 1, 1), 0, 2),  # a head at 1 mm, long in y: sagittal by its shape
+        ((150, 180, 140), (1, 1, 1), 0, 0),
+        ((24, 230, 200), (5, 0.9, 0.9), 0, 0),  # thick slices: axial, coronal, sagittal
+        ((220, 30, 200), (0.9, 6, 0.9), 1, 1),
+        ((220, 240, 160), (0.9, 0.9, 1.2), 0, 2),  # 1.33 is no thick slice
+    ],
+)
+def test_evaluation_finds_thick_slices_by_millimetres_or_by_shape(
+    shape: tuple[int, int, int], spacing: tuple[float, float, float], by_spacing: int, by_shape: int
+) -> None:
+    axes = [centre_params(shape, SIZE, spacing=spacing, plane=plane).depth_axis for plane in ("spacing", "shape")]
+    assert axes == [by_spacing, by_shape]
+
+
+def test_the_whole_volume_is_shown_if_asked() -> None:
+    params = centre_params((20, 30, 40), SIZE, crop="whole")
+    assert (params.start, params.extent) == ((0, 0, 0), (20, 30, 40))
+    assert params.size == tuple(SIZE)
+
+
 def draws(augment: AugmentConfig, shape: tuple[int, int, int] = (20, 20, 22)) -> list[SampleParams]:
     return [draw_params(shape, SIZE, augment, seed=1, position=position) for position in range(600)]
 

@@ -58,13 +58,14 @@ def test_the_table_is_printed(
     jepa_run: Path, labelled_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--run", jepa_run, "--corpus", labelled_corpus, "--label", "contrast", "--out", tmp_path, "--unit", "key"]
-    main([*map(str, words), "--folds", "2", "--encoder", "student", "--contrasts", "T1", "FLAIR"])
+    main([*map(str, words), "--folds", "2", "--encoder", "student", "--contrasts", "T1", "FLAIR", "--crop", "whole"])
     printed = capsys.readouterr().out
     assert "contrast: FLAIR / T1, 17 volumes, contrasts FLAIR, T1" in printed
     assert "17 volumes (8 × FLAIR, 9 × T1); contrasts FLAIR, T1;" in (tmp_path / "report.html").read_text()
     assert re.search(r"linear probe, trained encoder +0\.\d{3} +\[0\.\d{3}, [01]\.\d{3}\]", printed)
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["encoder"], result["contrasts"], result["n_volumes"]) == ("student", ["FLAIR", "T1"], 17)
+    assert result["input"] == {"plane": "spacing", "crop": "whole"}
 
 
 @pytest.mark.parametrize(
