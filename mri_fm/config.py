@@ -22,6 +22,7 @@ from yaml import YAMLError
 from mri_fm.data.evaluation import EvaluationConfig
 from mri_fm.errors import UserError
 from mri_fm.merging import GROUPS, PRESETS, layers_of, merge, parse_word, preset_file, split_words
+from mri_fm.run_config import CheckpointConfig, ObserveConfig, RunConfig, ValConfig, WandbConfig
 
 
 @dataclass
@@ -240,47 +241,6 @@ class OptimConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.975])
     weight_decay: float = 0.005
     weight_decay_end: float = 0.0005
-
-
-@dataclass
-class CheckpointConfig:
-    """A checkpoint is written every `every` steps and at the end; the newest `keep_last` stay."""
-
-    every: int = 100
-    keep_last: int = 2
-
-
-@dataclass
-class ValConfig:
-    """The loss on the corpus' `val` split with fixed crops and masks; every 0: never."""
-
-    every: int = 0
-    batches: int = 1  # global micro-batches per evaluation
-
-
-@dataclass
-class ObserveConfig:
-    """RankMe and feature standard deviation on a fixed batch; every 0: never."""
-
-    every: int = 10
-    samples: int = 16  # volumes in the fixed batch
-
-
-@dataclass
-class WandbConfig:
-    """Weights & Biases. Offline runs are uploaded later with `wandb sync`."""
-
-    mode: str = "offline"  # online, offline, disabled
-    project: str = "mri-fm"
-    entity: str | None = None
-    name: str | None = None
-
-
-@dataclass
-class RunConfig:
-    """Where a run leaves config.yaml, metrics.jsonl, checkpoints/ and wandb/."""
-
-    dir: str = MISSING
 
 
 @dataclass

@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-from mri_fm.data.loader import Batch
 from mri_fm.errors import UserError
 from mri_fm.evaluate import attentive
 from mri_fm.evaluate.attentive import AttentiveProbe, fit_attentive
@@ -22,6 +21,7 @@ from mri_fm.evaluate.embed import embed
 from mri_fm.evaluate.linear import fit_linear, fit_voxels
 from mri_fm.evaluate.splits import grouped_folds
 from mri_fm.evaluate.statistics import auroc
+from mri_fm.inputs import Inputs
 
 
 def cross_validated(features: Any, label_S: np.ndarray, fit: Any, unit_S: np.ndarray | None = None) -> float:
@@ -130,10 +130,19 @@ def test_the_weights_of_the_best_epoch_are_kept(monkeypatch: pytest.MonkeyPatch)
     assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
 
 
+class Mean(nn.Module):
+    """An encoder of one token, the mean voxel."""
+
+    def forward(self, x_BCZYX: torch.Tensor, spacing_B3: torch.Tensor) -> torch.Tensor:
+        return x_BCZYX.mean(dim=(1, 2, 3, 4))[:, None, None]
+
+
 def test_embeddings_come_in_the_order_of_the_keys_whatever_the_batches() -> None:
     x_BCZYX = torch.arange(4.0).view(4, 1, 1, 1, 1).expand(4, 1, 4, 4, 4)
-    batches = [Batch(x_BCZYX[picked], torch.tensor(picked), 0, (), (), x_BCZYX[picked] > 0) for picked in ([2, 0], [3, 1])]
-    encoders: Any = {"mean": nn.Sequential(nn.Flatten(2), nn.AvgPool1d(64))}
+    batches: list[Any] = [
+        Inputs(x_BCZYX[picked], torch.tensor(picked), 0, spacing_B3=torch.ones(2, 3)) for picked in ([2, 0], [3, 1])
+    ]
+    encoders: Any = {"mean": Mean()}
     embedded = embed(encoders, batches, list("abcd"), torch.device("cpu"))
     assert embedded.pooled["mean"][:, 0].tolist() == embedded.slice_SYX[:, 0, 0].tolist() == [0, 1, 2, 3]
     with pytest.raises(UserError, match="2 of 4 labelled volumes"):
