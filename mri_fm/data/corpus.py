@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -18,6 +18,7 @@ from mri_fm.data.storage import Storage, open_storage
 from mri_fm.errors import UserError
 
 _REBUILD = "build it again with python -m preprocessing.build_shards"
+Seen = Callable[[int], None] | None
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ class Corpus:
 
         Args:
             address: its folder, or s3://bucket/prefix.
-            verify: "full" reads the manifest and every shard and compares checksums; "size" only compares each shard's
-                size with the byte ranges in the manifest.
+            verify: "full" reads the manifest and every shard and compares checksums; "manifest" leaves out the shards; "size"
+                only compares each shard's size with the byte ranges in the manifest, as the others do too.
             shards: False for a use of the archive alone: shards are not looked at and may be absent.
 
         Raises:
@@ -93,15 +94,23 @@ class Corpus:
     @classmethod
     def _open(cls, storage: Storage, verify: str, shards: bool) -> Corpus:
         info = _read_info(storage)
-        if verify == "full":
+        if verify in ("full", "manifest"):
             _verify_checksum(storage, schema.MANIFEST_FILE, info["checksums"])
         corpus = cls(storage, info, _read_manifest(storage))
         check_codecs((sample.codec for sample in corpus.samples), corpus.root)
-        for name, end in corpus._shard_ends().items() if shards else ():
+        for name, end in corpus.shard_ends().items() if shards else ():
             _verify_size(storage, f"{schema.SHARD_DIR}/{name}", end)
             if verify == "full":
-                _verify_checksum(storage, f"{schema.SHARD_DIR}/{name}", info["checksums"])
+                corpus.verify_shard(name)
         return corpus
+
+    def verify_shard(self, name: str, seen: Seen = None) -> None:
+        """Read a shard and compare its checksum; `seen` is told the bytes of each piece.
+
+        Raises:
+            UserError: it is missing or was changed.
+        """
+        _verify_checksum(self.storage, f"{schema.SHARD_DIR}/{name}", self.info["checksums"], seen)
 
     def select(self, split: str | None = None, contrasts: Sequence[str] = ()) -> list[Sample]:
         """The samples of a split (None: all) and of some contrasts (empty: all), in manifest order.
@@ -124,7 +133,7 @@ class Corpus:
             )
         return chosen
 
-    def _shard_ends(self) -> dict[str, int]:
+    def shard_ends(self) -> dict[str, int]:
         """The byte after the last payload of each shard."""
         ends: dict[str, int] = {}
         for sample in self.samples:
@@ -205,11 +214,11 @@ def _verify_size(storage: Storage, name: str, end: int) -> None:
         )
 
 
-def _verify_checksum(storage: Storage, name: str, checksums: dict[str, str]) -> None:
+def _verify_checksum(storage: Storage, name: str, checksums: dict[str, str], seen: Seen = None) -> None:
     if name not in checksums:
         raise UserError(f"{storage.address}/{schema.CORPUS_FILE} has no checksum for {name}: {_REBUILD}")
     with _reading(storage, name):
-        digest = storage.checksum(storage.root / name)
+        digest = storage.checksum(storage.root / name, seen)
     if digest != checksums[name]:
         raise UserError(
             f"{storage.address}/{name} was changed since the corpus was built (checksum differs): restore it, or {_REBUILD}"

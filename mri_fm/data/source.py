@@ -87,9 +87,9 @@ class SampleSource:
                 self._voxels_ZYX, self._read_last = self.reader.read(self.samples[index]), (position, index)
         return self._voxels_ZYX
 
-    def describe(self, index: int) -> str:
-        """Words for the `index`-th sample."""
-        return f"{self.samples[index].key} in {self.samples[index].shard.name}"
+    def describe(self, position: int, index: int) -> str:
+        """Words for a read of the `index`-th sample."""
+        return f"{self.samples[index].key} in {self.samples[index].shard.name} at position {position}"
 
 
 def intensity_window(sample: Sample, statistics: str) -> tuple[float, float]:

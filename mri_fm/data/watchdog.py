@@ -44,7 +44,7 @@ class Watchdog:
         activity: Activity,
         workers: Workers,
         timeout_s: float,
-        describe: Callable[[int], str],
+        describe: Callable[[int, int], str],
     ) -> None:
         """Begin to watch.
 
@@ -52,7 +52,7 @@ class Watchdog:
             activity: what each process reads.
             workers: the processes that stage one ends.
             timeout_s: how long a read, or a run of the pipeline without any sign of life, may last.
-            describe: words for a sample number.
+            describe: words for what is read, from the position and sample number of a row of `activity`.
         """
         self._activity, self._workers, self._timeout_s = activity, workers, timeout_s
         self._describe = describe
@@ -143,4 +143,4 @@ class Watchdog:
 
     def _reading(self, number: int) -> str:
         row = self._activity.rows[number]
-        return f"{self._describe(int(row['sample']))} at position {row['position']}" if row["position"] >= 0 else ""
+        return self._describe(int(row["position"]), int(row["sample"])) if row["position"] >= 0 else ""

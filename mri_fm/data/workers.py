@@ -58,6 +58,10 @@ class Activity:
         finally:
             row["position"], row["since"] = _IDLE, time.monotonic()
 
+    def touch(self) -> None:
+        """Note that a long read goes on."""
+        self.rows[self._mine]["since"] = time.monotonic()
+
     def last_sign(self) -> float:
         """When any row was last written, by the clock of `time.monotonic`, which processes share."""
         return float(self.rows["since"].max())
@@ -111,9 +115,9 @@ class Workers:
     DALI's own farewell takes locks that a dead or stopped worker may hold, and waits without a limit.
     """
 
-    def __init__(self, pipeline: Any) -> None:
-        """Those of a pipeline whose workers have been started; none if it has none."""
-        self._pool = pipeline._py_pool.pool if pipeline._py_pool is not None else None
+    def __init__(self, pipeline: Any = None) -> None:
+        """Those of a pipeline whose workers have been started; none where it has none."""
+        self._pool = pipeline._py_pool.pool if pipeline is not None and pipeline._py_pool is not None else None
         self.processes = list(self._pool._processes) if self._pool is not None else []
 
     def dead(self) -> list[tuple[int, int]]:

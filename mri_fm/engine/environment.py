@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +15,7 @@ import torch
 from mri_fm.errors import EXIT_USER_ERROR, UserError
 
 _RANK_0_HEAD_START_S = 5.0
+_PATIENCE = timedelta(days=7)  # a rank that is gone is missed by `Peers`, not by a collective
 Result = TypeVar("Result")
 
 
@@ -81,6 +83,24 @@ def on_rank_0(environment: Environment, work: Callable[[], Result]) -> Result:
     if outcome[1] is not None:
         raise UserError(outcome[1])
     return outcome[0]
+
+
+def on_all_ranks(environment: Environment, work: Callable[[], None]) -> None:
+    """Do on every rank, which call together and may take as long as they like.
+
+    Raises:
+        UserError: the one of the first rank that met one, on all ranks.
+    """
+    try:
+        work()
+        error = None
+    except UserError as met:
+        error = str(met)
+    errors: list[str | None] = [None] * environment.world
+    patient: Any = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
+    torch.distributed.all_gather_object(errors, error, group=patient)
+    for message in filter(None, errors):
+        raise UserError(message)
 
 
 def exit_on_user_error(error: UserError) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mri_fm.config import Config, DataConfig, to_yaml
+from mri_fm.config import Config, to_yaml
 from mri_fm.data.corpus import Corpus
 from mri_fm.data.loader import Batch, TrainLoader
 from mri_fm.data.schema import MANIFEST_FILE
@@ -28,6 +28,7 @@ from mri_fm.engine.feeding import build_loader
 from mri_fm.engine.monitor import Monitor, is_due
 from mri_fm.engine.schedules import optimizer_schedules
 from mri_fm.engine.setup import build_engine, state_format
+from mri_fm.engine.verification import open_corpus
 from mri_fm.errors import EXIT_RESUMABLE, UserError
 from mri_fm.models.patches import patch_grid
 from mri_fm.models.vit import as_size3
@@ -68,17 +69,6 @@ def run_training(config: Config, sharding: dict[str, Any], environment: Environm
             print(f"{config.run.dir} has reached its {config.train.steps} steps; nothing to do", flush=True)
         return EXIT_DONE
     return Trainer(config, sharding, environment, corpus, checkpointer).run(checkpoint, loader)
-
-
-def open_corpus(config: DataConfig, environment: Environment) -> Corpus:
-    """The corpus, whose shards rank 0 alone reads through."""
-    shards = config.reader != "archive"
-
-    def verify() -> None:
-        Corpus.open(config.corpus, verify=config.verify, shards=shards)
-
-    on_rank_0(environment, verify)
-    return Corpus.open(config.corpus, verify="size", shards=shards)
 
 
 def settle_token_budget(config: Config, corpus: Corpus, environment: Environment) -> None:
