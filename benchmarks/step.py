@@ -1,7 +1,9 @@
 """What a training step costs per volume, forward and backward, with and without a token budget.
 
-    python benchmarks/step.py --corpus runs/demo/corpus            # ViT-S/8 and B/8 at 64×160×160
-    python benchmarks/step.py --corpus runs/demo/corpus --models vit_small --repeats 3
+    python benchmarks/step.py                                       # ViT-S/8 and B/8 at 64×160×160
+    python benchmarks/step.py --corpus CORPUS --models vit_small --repeats 3
+
+Without --corpus it takes the demo's, or scans rendered from the heads in installed packages where `make demo` has not run.
 
 The `paper` column is the paper's step: all tokens, and for `jepa_vcr` one mask per micro-step. The budgets keep a share of the
 tokens, foreground first (`mri_fm.token_budget`); what they drop of the foreground is counted on the corpus. All variants of one
@@ -24,16 +26,19 @@ import time
 from pathlib import Path
 
 import torch
+from loaders.scans import BENCH_FOLDER, VOLUMES, prepare
 
 from mri_fm.config import Config, load_config
 from mri_fm.data.corpus import Corpus
 from mri_fm.data.loader import Batch, evaluation_batches
 from mri_fm.data.survey import foreground_tokens
 from mri_fm.engine.setup import build_objective
+from mri_fm.errors import run_main
 from mri_fm.models.vit import as_size3
 from mri_fm.objectives import Objective
 from mri_fm.token_budget import lost_share
 
+DEMO_CORPUS = Path("runs/demo/corpus")
 BUDGETS = (1.0, 0.6, 0.45)
 TARGETS = {("jepa_vcr", 0.45): 0.40, ("jepa_vcr", 0.6): 0.60, ("mae", 0.45): 0.50, ("mae", 0.6): 0.65}
 SCHEDULE = {"spectral_weight": 0.01}
@@ -134,10 +139,15 @@ def compare(objective: str, model: str, corpus: Path, repeats: int) -> list[str]
     return rows
 
 
+def default_corpus() -> Path:
+    """The demo's corpus where it is, else one of rendered scans."""
+    return DEMO_CORPUS if DEMO_CORPUS.is_dir() else prepare(BENCH_FOLDER, None, VOLUMES)[0]
+
+
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, default=Path("runs/demo/corpus"), help="a corpus, for instance the demo's")
+    parser.add_argument("--corpus", type=Path, help="a corpus; by default the demo's, or rendered scans")
     parser.add_argument("--models", nargs="+", default=["vit_small", "vit_base"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
@@ -146,6 +156,7 @@ def main() -> int:
         objective, model, budget = options.peak
         print_peak(objective, model, float(budget), options.corpus)
         return 0
+    corpus = options.corpus or default_corpus()
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     print(f"## {datetime.date.today()}, {where}, {torch.get_num_threads()} of {os.cpu_count()} threads\n")
@@ -156,9 +167,9 @@ def main() -> int:
     print("|---|---|---|---|---|---|---|---|---|")
     for model in options.models:
         for objective in ("mae", "jepa_vcr"):
-            print("\n".join(compare(objective, model, options.corpus, options.repeats)), flush=True)
+            print("\n".join(compare(objective, model, corpus, options.repeats)), flush=True)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

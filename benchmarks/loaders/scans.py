@@ -25,6 +25,8 @@ from preprocessing.rendering import Rendering, render
 from preprocessing.rendering_anatomy import load_anatomy
 from preprocessing.sample_data import find_colin27, find_heads
 
+BENCH_FOLDER = Path("runs/bench")
+VOLUMES = 6
 SEED = 0
 IN_PLANE_MM = (0.95, 1.05)
 SLICE_MM = 1.0
@@ -54,13 +56,14 @@ def prepare(folder: Path, bids: Path | None, count: int) -> tuple[Path, list[Sca
     """The corpus and its scans, made or completed under `folder`.
 
     Args:
-        folder: scratch of this benchmark.
+        folder: scratch of the benchmarks; the scans lie in a folder of their own in it.
         bids: a data set whose T1w images are taken; None renders 1 mm scans of the heads in installed packages.
         count: how many.
 
     Raises:
         UserError: `bids` has no T1w image, or the build took none of the scans.
     """
+    folder = folder.resolve() / f"{bids.name if bids else 'rendered'}-{count}"
     raw = folder / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     if bids is None:

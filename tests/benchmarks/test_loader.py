@@ -44,7 +44,7 @@ def settings(bids: Path, folder: Path, monkeypatch: pytest.MonkeyPatch):
     from loaders.scans import prepare
     from loaders.settings import Settings
 
-    corpus, scans = prepare(folder / bids.name, bids, 2)
+    corpus, scans = prepare(folder, bids, 2)
     return Settings(corpus, tuple(scans), SIZE, batch=2, workers=1, device="cpu")
 
 
