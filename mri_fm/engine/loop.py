@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from mri_fm.config import Config, to_yaml
 from mri_fm.data.corpus import Corpus
+from mri_fm.data.curriculum import Curriculum
 from mri_fm.data.loader import Batch, TrainLoader
 from mri_fm.data.schema import MANIFEST_FILE
 from mri_fm.data.skips import SkipCount
@@ -100,6 +101,7 @@ class Trainer:
         self.engine = build_engine(config, sharding, environment)
         self.objective: Objective = self.engine.module
         self.ema = EMA(self.objective.ema_pairs())
+        self.curriculum = Curriculum.of(config.data, config.train.steps)
         self.schedules = optimizer_schedules(config.optim, config.train.steps) | self.objective.schedules(config.train.steps)
         self.monitor = Monitor(self.engine, config, corpus, environment)
         self.control = Control(SkipCount(config.data.skip_budget, corpus.root, quiet=not environment.is_main))
@@ -128,8 +130,7 @@ class Trainer:
 
     def _train(self, start: int, batches: TrainLoader, recorder: Recorder | None) -> int:
         config, train = self.config, self.config.train
-        volumes = train.global_batch * config.data.rows
-        meter = Meter(volumes, self.objective.flops_per_sample(), self.environment.world, self.environment.device)
+        meter = Meter(train.global_batch * config.data.rows, self.environment.world, self.environment.device)
         bar = tqdm(
             total=train.steps, initial=start, desc=config.objective.name, unit="step", disable=None if recorder else True
         )
@@ -178,7 +179,7 @@ class Trainer:
 
     def _record(self, done: int, parts: dict[str, Tensor], meter: Meter, recorder: Recorder | None) -> None:
         """Fetch the metrics of this step, all at once and only where it is logged."""
-        meter.add_step()
+        meter.add_step(self.objective.flops_per_sample(self.curriculum.size(done - 1)))
         watched = self.monitor.due(done)
         if not (watched or is_due(done, self.config.log_every, self.config.train.steps)):
             return

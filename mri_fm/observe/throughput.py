@@ -23,18 +23,19 @@ def peak_flops(device: torch.device) -> float | None:
 class Meter:
     """Wall time and data wait since the last report, averaged over the steps between."""
 
-    def __init__(self, global_batch: int, flops_per_volume: float, world: int, device: torch.device) -> None:
-        """`flops_per_volume` is of forward and backward together."""
-        self._batch, self._flops, self._world, self._peak = global_batch, flops_per_volume, world, peak_flops(device)
-        self._start, self._steps, self._wait = time.perf_counter(), 0, 0.0
+    def __init__(self, volumes: int, world: int, device: torch.device) -> None:
+        """`volumes` is how many a step has over all ranks."""
+        self._volumes, self._world, self._peak = volumes, world, peak_flops(device)
+        self._start, self._steps, self._wait, self._flops = time.perf_counter(), 0, 0.0, 0.0
 
     def add_wait(self, seconds: float) -> None:
         """Count time that the step waited for its samples."""
         self._wait += seconds
 
-    def add_step(self) -> None:
-        """Count a finished step."""
+    def add_step(self, flops_per_volume: float) -> None:
+        """Count a finished step; `flops_per_volume` is of forward and backward together, at the size of this step."""
         self._steps += 1
+        self._flops += flops_per_volume * self._volumes
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -46,9 +47,12 @@ class Meter:
     def report(self) -> dict[str, float | None]:
         """Seconds per step, seconds of waiting per step, volumes per second, MFU (None without a known peak)."""
         now = time.perf_counter()
-        step_time = (now - self._start) / self._steps
-        rate = self._batch / step_time
-        mfu = None if self._peak is None else rate * self._flops / (self._world * self._peak)
-        values = {"step_time": step_time, "data_wait": self._wait / self._steps, "volumes_per_s": rate, "mfu": mfu}
-        self._start, self._steps, self._wait = now, 0, 0.0
+        elapsed = now - self._start
+        values = {
+            "step_time": elapsed / self._steps,
+            "data_wait": self._wait / self._steps,
+            "volumes_per_s": self._volumes * self._steps / elapsed,
+            "mfu": None if self._peak is None else self._flops / (elapsed * self._world * self._peak),
+        }
+        self._start, self._steps, self._wait, self._flops = now, 0, 0.0, 0.0
         return values

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import torch
 import xxhash
 
 from mri_fm.config import Config, config_from_yaml, load_config
+from mri_fm.data.corpus import Corpus
 from mri_fm.data.schema import CORPUS_FILE, MANIFEST_FILE
-from mri_fm.engine.environment import read_environment, start_process_group
-from mri_fm.engine.loop import EXIT_DONE, Trainer, run_training
+from mri_fm.engine.environment import Environment, read_environment, start_process_group
+from mri_fm.engine.loop import EXIT_DONE, Trainer, build_loader, run_training
 from mri_fm.engine.setup import DEFAULT_DS_CONFIG, build_objective, read_ds_config
 from mri_fm.engine.weights import LoadedObjective, load_objective
 from mri_fm.errors import UserError
@@ -107,6 +109,40 @@ def test_a_killed_run_resumes_bitwise(corpus, tmp_path, ds_config):
     left.mkdir()
     assert train(config, ds_config) == undisturbed
     assert not left.exists()
+
+
+GROWING = ("data.curriculum=[{until: 0.5, size: [16,16,16]}]", "train.accumulation=2", "checkpoint.every=1")
+
+
+@pytest.mark.parametrize("objective", ["mae", pytest.param("jepa", marks=pytest.mark.slow)])
+def test_a_run_trains_across_a_change_of_size_and_resumes_beside_it(corpus, tmp_path, objective):
+    whole = train(small_config(corpus, tmp_path / "whole", objective, *GROWING), world=1)
+    config = small_config(corpus, tmp_path / "killed", objective, *GROWING)
+    train(config, stop_after=3)  # the checkpoint of step 2 lies between the sizes
+    assert train(config) == pytest.approx(whole, abs=2e-6)
+    assert len(set(whole)) == 4
+    assert first_loss(config, size=(16, 16, 16)) == pytest.approx(whole[0], abs=2e-6)
+
+
+def first_loss(config: Config, size: tuple[int, int, int]) -> float:
+    """Of step 1 before any training, by a loop of its own."""
+    objective, environment = build_objective(config), Environment(rank=0, world=1, local_rank=0, local_world=1)
+    loader = build_loader(config, Corpus.open(config.data.corpus), environment)
+    schedule = {name: float(values[0]) for name, values in objective.schedules(config.train.steps).items()}
+    losses = []
+    for batch in islice(loader, config.train.accumulation):
+        assert batch.x_BCZYX.shape[2:] == size
+        losses.append(float(objective(batch, schedule)[0].detach()))
+    loader.close()
+    return sum(losses) / len(losses)
+
+
+def test_a_run_takes_views_and_contrasts_of_sessions(corpus, tmp_path):
+    words = ("data.session_contrasts=2", "data.views=2", "data.crop_foreground=0.9", "data.mixture.small=1")
+    one, two = (
+        train(small_config(corpus, tmp_path / str(world), "jepa_vcr", *words, "train.steps=2"), world=world) for world in (1, 2)
+    )
+    assert two == pytest.approx(one, abs=2e-6)
 
 
 def test_accumulation_equals_one_large_batch_for_a_mean_over_samples(corpus, tmp_path):

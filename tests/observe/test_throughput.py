@@ -14,11 +14,11 @@ def clock(monkeypatch):
 
 
 def test_rates_are_means_over_the_steps_since_the_last_report(clock):
-    meter = Meter(global_batch=8, flops_per_volume=1e12, world=2, device=torch.device("cpu"))
+    meter = Meter(volumes=8, world=2, device=torch.device("cpu"))
     for _ in range(4):
         clock[0] += 0.5
         meter.add_wait(0.1)
-        meter.add_step()
+        meter.add_step(1e12)
     with meter.paused():
         clock[0] += 60
     report = meter.report()
@@ -29,16 +29,20 @@ def test_rates_are_means_over_the_steps_since_the_last_report(clock):
         "mfu": None,
     }
     clock[0] += 2
-    meter.add_step()
+    meter.add_step(1e12)
     assert meter.report()["step_time"] == pytest.approx(2)
 
 
 def test_mfu_is_the_share_of_all_ranks_peak(clock, monkeypatch):
     monkeypatch.setattr(throughput, "peak_flops", lambda device: 1e12)
-    meter = Meter(global_batch=8, flops_per_volume=1e11, world=2, device=torch.device("cpu"))
+    meter = Meter(volumes=8, world=2, device=torch.device("cpu"))
+    clock[0] += 3
+    meter.add_step(1e11)
+    meter.add_step(2e11)  # a larger input
+    assert meter.report()["mfu"] == pytest.approx(8 * 3e11 / (3 * 2e12))
     clock[0] += 1
-    meter.add_step()
-    assert meter.report()["mfu"] == pytest.approx(8 * 1e11 / 2e12)
+    meter.add_step(2e11)
+    assert meter.report()["mfu"] == pytest.approx(8 * 2e11 / 2e12)
 
 
 def test_a_cpu_has_no_peak_and_the_more_specific_name_wins(monkeypatch):
