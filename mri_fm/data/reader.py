@@ -30,6 +30,7 @@ class Fault(IntEnum):
     CHECKSUM = 3
     SHAPE = 4
     UNREACHABLE = 5
+    PROGRAM = 6
 
     def describe(self) -> str:
         """Words for a log line or an error."""
@@ -43,6 +44,7 @@ _REASONS = {
     Fault.CHECKSUM: "the payload's checksum differs from the manifest's",
     Fault.SHAPE: "the payload does not decode to the shape in the manifest",
     Fault.UNREACHABLE: "the storage did not answer in time, however often it was asked",
+    Fault.PROGRAM: "the loader's own code failed on it, see the traceback",
 }
 
 

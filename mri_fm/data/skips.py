@@ -36,12 +36,12 @@ class SkipCount:
         self._seen: list[Skip] = []
 
     def add(self, skips: Iterable[Skip]) -> None:
-        """Count skips that happened on any rank; all ranks give the same ones.
+        """Count skips that happened on any rank, one for all views of a position; all ranks give the same ones.
 
         Raises:
             UserError: more than the budget, with the names of those that this process has seen.
         """
-        new = sorted(skips)
+        new = sorted(set(skips))
         self.total += len(new)
         self._seen += new
         for skip in () if self._quiet else new:

@@ -1,11 +1,12 @@
 """What DALI's external source calls: sample number → payload, parameters and status. It never raises.
 
 An exception inside the callable would invalidate the pipeline and could lose or repeat prefetched samples, so a bad sample
-is replaced here and reported in a status array that travels with the batch.
+is replaced here, whatever is bad about it, and reported in a status array that travels with the batch.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from mri_fm.data.plan import MAX_TRIES, Plan
 from mri_fm.data.positions import row_of
 from mri_fm.data.reader import BadSampleError, Fault, Reader
 from mri_fm.data.workers import Activity
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,20 +68,23 @@ class SampleSource:
     def fetch(self, number: int) -> tuple[np.ndarray, ...]:
         """As `__call__`, for the `number`-th sample."""
         row = self.plan.row(number)
-        voxels_ZYX, status = self._read_or_replace(row)
-        sample = self.samples[max(status.served, 0)]
-        params = self.plan.params(row, sample, voxels_ZYX)
-        return graph_inputs(voxels_ZYX, params, intensity_window(sample, self.statistics), status)
-
-    def _read_or_replace(self, row: int) -> tuple[np.ndarray, Status]:
         faults: list[Fault] = []
         for tries in range(self.plan.tries):
             index = self.plan.candidate(row, tries)
             try:
-                return self._read(row_of(row).position, index), Status(row, index, tuple(faults), self.reader.cached)
+                voxels_ZYX = self._read(row_of(row).position, index)
+                return self._inputs(index, voxels_ZYX, Status(row, index, tuple(faults), self.reader.cached))
             except BadSampleError as error:
                 faults.append(error.fault)
-        return np.zeros(self.samples[0].shape, dtype=np.int16), Status(row, -1, tuple(faults))
+            except Exception:
+                _log.exception("row %d: %s", row, self.describe(row_of(row).position, index))
+                faults.append(Fault.PROGRAM)
+        return self._inputs(0, np.zeros(self.samples[0].shape, dtype=np.int16), Status(row, -1, tuple(faults)))
+
+    def _inputs(self, index: int, voxels_ZYX: np.ndarray, status: Status) -> tuple[np.ndarray, ...]:
+        sample = self.samples[index]
+        params = self.plan.params(status.row, sample, voxels_ZYX)
+        return graph_inputs(voxels_ZYX, params, intensity_window(sample, self.statistics), status)
 
     def _read(self, position: int, index: int) -> np.ndarray:
         """The voxels of a sample; read once for all views of a position."""

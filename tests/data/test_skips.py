@@ -12,7 +12,7 @@ def skip(position: int, key: str = "vol003") -> Skip:
 
 def test_skips_are_logged_by_name_in_position_order_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     counted = SkipCount(3, "corpus")
-    counted.add([skip(9, "b"), skip(4, "a")])
+    counted.add([skip(9, "b"), skip(4, "a"), skip(9, "b")])  # two views of position 9
     counted.add([skip(12, "a")])
     assert counted.total == 3
     assert [record.getMessage().split(" (")[0] for record in caplog.records] == [
