@@ -166,7 +166,7 @@ class DataConfig:
     workers: int = 0  # processes per rank that read; 0: the rank itself, cheapest on local storage (docs/faults.md)
     timeout_s: float = 300.0  # a read, or a silence of the loader, that lasts longer ends its workers, then the rank
     statistics: str = "foreground"  # percentiles and z-score over: foreground, volume (as in the paper)
-    reader: str = "shards"  # what samples are read from: shards, archive (volumes.zarr; slow, meant for evaluation)
+    reader: str = "shards"  # shards, archive (volumes.zarr, for evaluation), sequential (DALI's; see docs/sources.md)
     cache_dir: str | None = None  # folder on a disk of the node that keeps payloads, for ranks and workers together
     cache_gb: float = 100.0  # 10^9 bytes that cache_dir may take; what was used longest ago makes room
     contrasts: list[str] = field(default_factory=list)  # train on these alone; empty: all
@@ -329,7 +329,7 @@ def _check(config: Config) -> None:
     """Constraints that types cannot express."""
     choices = {
         "data.device": (config.data.device, ("auto", "cpu", "gpu")),
-        "data.reader": (config.data.reader, ("shards", "archive")),
+        "data.reader": (config.data.reader, ("shards", "archive", "sequential")),
         "data.statistics": (config.data.statistics, ("foreground", "volume")),
         "data.verify": (config.data.verify, ("full", "size")),
         "optim.decay": (config.optim.decay, ("cosine", "constant")),
@@ -366,6 +366,7 @@ def _check(config: Config) -> None:
             raise UserError(f"{key}={number} must be 0 or more")
     if not 0 < config.data.timeout_s < math.inf:
         raise UserError(f"data.timeout_s={config.data.timeout_s} must be a number of seconds above 0, for instance 300")
+    _check_sequential(config.data)
     if not 0 < config.data.cache_gb < math.inf:
         raise UserError(f"data.cache_gb={config.data.cache_gb} must be above 0, for instance 100")
     if config.observe.samples < 2:
@@ -387,6 +388,20 @@ def _check_sizes(config: Config) -> None:
                 raise UserError(f"{key}: {name} {axis} does not divide by the patch of {patch}; take a multiple of it")
         if size == config.model.patch:
             raise UserError(f"{key}={size} is a single patch, and masks need two: take larger volumes or smaller patches")
+
+
+def _check_sequential(data: DataConfig) -> None:
+    """A stream in the order of the shards has no part in what needs samples by number."""
+    options = {
+        "workers": data.workers > 0,
+        "mixture": bool(data.mixture),
+        "temperature": data.temperature != 1.0,
+        "session_contrasts": data.session_contrasts > 0,
+        "cache_dir": data.cache_dir is not None,
+    }
+    asked = [f"data.{name}" for name, is_set in options.items() if is_set]
+    if data.reader == "sequential" and asked:
+        raise UserError(f"data.reader=sequential cannot serve {', '.join(asked)}: leave that out, or take data.reader=shards")
 
 
 def _check_transformer(name: str, part: ModelConfig | HeadConfig, rope: bool) -> None:

@@ -130,6 +130,11 @@ def test_spectral_options_are_checked(word, part):
     assert part in refusal("mae_spectral", [*GIVEN, word])
 
 
+def test_a_sequential_reader_refuses_what_needs_samples_by_number():
+    words = ["data.reader=sequential", "data.workers=2", "data.temperature=2"]
+    assert "data.reader=sequential cannot serve data.workers, data.temperature" in refusal("mae", [*GIVEN, *words])
+
+
 def test_momentum_is_checked():
     assert "objective.ema_start=1.5" in refusal("jepa", [*GIVEN, "objective.ema_start=1.5"])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -115,11 +115,18 @@ class TrainLoader:
         if config.workers:
             shapes = (sample.shape for sample in samples)
             check_shared_memory(needed_bytes(shapes, batch_size=self._plan.batch_size, prefetch=prefetch), local_ranks)
+        reader = open_reader(corpus.storage, config)
+        self._approximate = config.reader == "sequential" and rank == 0
+        if config.reader == "sequential":
+            from mri_fm.data.sequential import SequentialStream
+
+            reader = stream = SequentialStream(samples, corpus.storage, seed=seed, rank=rank, world=world)
+            self._plan = replace(self._plan, sampler=stream)
         self._batches = _PipelineBatches(
             samples,
             self._plan,
             config,
-            reader=open_reader(corpus.storage, config),
+            reader=reader,
             batch_size=self._plan.batch_size,
             device=device,
             prefetch=prefetch,
@@ -146,6 +153,8 @@ class TrainLoader:
 
     def seek(self, step: int) -> None:
         """Begin at micro-step 0 of `step`; only before the first batch."""
+        if step and self._approximate:
+            warnings.warn("data.reader=sequential resumes at another place of the corpus: docs/sources.md", stacklevel=2)
         self._batches.seek(step * self._steps_to_samples)
         self._next_group = step * self._global_batch
 

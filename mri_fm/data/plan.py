@@ -26,6 +26,16 @@ from mri_fm.data.sessions import Sessions
 MAX_TRIES = 8
 
 
+class Order(Protocol):
+    """Which unit comes at a position: a shuffle (`Sampler`), or what a stream gives next (`SequentialStream`)."""
+
+    def index(self, position: int) -> int:
+        """The unit at a position."""
+
+    def substitute(self, position: int, tries: int) -> int:
+        """What comes instead, after `tries` (from 1) failures."""
+
+
 class Plan(Protocol):
     """Maps DALI's sample counter to rows, samples and parameters."""
 
@@ -53,7 +63,7 @@ class Plan(Protocol):
 class TrainPlan:
     """The endless stream of one rank: its rows are numbered from micro-step 0 of step 0."""
 
-    sampler: Sampler
+    sampler: Order
     sessions: Sessions | None
     curriculum: Curriculum
     config: DataConfig

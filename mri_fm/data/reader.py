@@ -96,10 +96,7 @@ class ShardReader:
             raise BadSampleError(Fault.UNREACHABLE) from error
         except OSError as error:
             raise BadSampleError(Fault.UNREADABLE) from error
-        try:
-            return CODECS[sample.codec].decode(payload, sample.shape)
-        except (ValueError, RuntimeError) as error:
-            raise BadSampleError(Fault.SHAPE) from error
+        return decode(payload, sample)
 
     def close(self) -> None:
         """Close every open shard."""
@@ -108,13 +105,12 @@ class ShardReader:
     def _payload(self, sample: Sample) -> bytes:
         """The bytes of a sample as they are stored, checked."""
         name = f"{sample.key}/{sample.size}/{sample.checksum}"
-        kept = self._cache.get(name, lambda payload: _fault(payload, sample) is Fault.NONE) if self._cache else None
+        kept = self._cache.get(name, lambda payload: not fault_of(payload, sample)) if self._cache else None
         self.cached = kept is not None
         if kept is not None:
             return kept
         payload = self._storage.read(sample.shard, sample.offset, sample.size)
-        fault = _fault(payload, sample)
-        if fault is not Fault.NONE:
+        if fault := fault_of(payload, sample):
             raise BadSampleError(fault)
         if self._cache:
             self._cache.put(name, payload)
@@ -135,8 +131,20 @@ def open_reader(storage: Storage, config: DataConfig) -> Reader:
     return ShardReader(storage, cache)
 
 
-def _fault(payload: bytes, sample: Sample) -> Fault:
-    """What is wrong with the stored bytes of a sample."""
+def fault_of(payload: bytes, sample: Sample) -> Fault:
+    """What is wrong with the stored bytes of a sample; `Fault.NONE`, which is false, if nothing is."""
     if len(payload) != sample.size:
         return Fault.SHORT_READ
     return Fault.NONE if xxhash.xxh3_64_hexdigest(payload) == sample.checksum else Fault.CHECKSUM
+
+
+def decode(payload: bytes, sample: Sample) -> np.ndarray:
+    """The voxels in the stored bytes of a sample, int16 (z, y, x), perhaps read-only.
+
+    Raises:
+        BadSampleError: they do not have the shape in the manifest.
+    """
+    try:
+        return CODECS[sample.codec].decode(payload, sample.shape)
+    except (ValueError, RuntimeError) as error:
+        raise BadSampleError(Fault.SHAPE) from error
