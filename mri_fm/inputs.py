@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -30,3 +31,10 @@ class Inputs:
     group_position: int
     foreground_BCZYX: Tensor | None = None
     spacing_B3: Tensor | None = None
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy on `device`; from the host to a GPU it goes through pinned memory, so that the host does not wait for it."""
+    if device.type == "cuda" and not tensor.is_cuda:
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device, copy=True)

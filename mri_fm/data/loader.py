@@ -28,7 +28,7 @@ from mri_fm.data.shared_memory import check_shared_memory, needed_bytes, sample_
 from mri_fm.data.skips import Skip, listed
 from mri_fm.data.source import SampleSource, Status
 from mri_fm.errors import UserError
-from mri_fm.inputs import Inputs
+from mri_fm.inputs import Inputs, to_device
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -242,21 +242,21 @@ class _PipelineBatches:
         _require_served(statuses, skips)
         x_BCZYX = self._tensor(volumes, count)
         foreground_BCZYX = self._tensor(foreground, count).bool()
-        positions = torch.tensor([status.row for status in statuses])
+        positions_B = to_device(torch.tensor([status.row for status in statuses]), self._device)
         scans = [
             Scan(float(deviation), self._rician, self._plan.artefacts(status.row), tuple(millimetres.tolist()))
             for deviation, millimetres, status in zip(noise.as_array(), spacing.as_array(), statuses, strict=False)
         ]
-        acquire_(x_BCZYX, self._tensor(air, count).flatten(), scans, positions, seed)
+        acquire_(x_BCZYX, self._tensor(air, count).flatten(), scans, positions_B, seed)
         served = [self._samples[status.served] for status in statuses]
         valid = [not status.faults and not self._plan.is_extra(status.row) for status in statuses]
         return Batch(
             x_BCZYX,
-            positions.to(self._device),
+            positions_B,
             group_position,
             foreground_BCZYX=foreground_BCZYX,
-            spacing_B3=torch.tensor(spacing.as_array()[:count]).to(self._device),
-            valid_B=torch.tensor(valid).to(self._device),
+            spacing_B3=to_device(torch.tensor(spacing.as_array()[:count]), self._device),
+            valid_B=to_device(torch.tensor(valid), self._device),
             keys=tuple(sample.key for sample in served),
             contrasts=tuple(sample.contrast for sample in served),
             skips=skips,
@@ -265,7 +265,7 @@ class _PipelineBatches:
 
     def _tensor(self, volumes: Any, count: int | None) -> Tensor:
         """DALI's (B, D, H, W, C) as (B, C, Z, Y, X) here; a copy, since DALI may use its buffer again for a later batch."""
-        return from_dlpack(volumes.as_tensor())[:count, None, ..., 0].clone().to(self._device)
+        return to_device(from_dlpack(volumes.as_tensor())[:count, None, ..., 0], self._device)
 
     def close(self) -> None:
         """Drop the pipeline, end its workers and close the shards."""

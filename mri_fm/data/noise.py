@@ -40,7 +40,7 @@ def acquire_(x_BCZYX: Tensor, air_B: Tensor, scans: Sequence[Scan], positions_B:
         x_BCZYX: float32, z-scored.
         air_B: the level of air in each.
         scans: of each sample.
-        positions_B: int64, on the host.
+        positions_B: int64, on the host or on the device of x.
         seed: the run's seed.
     """
     for x_CZYX, air, scan, position_1 in zip(x_BCZYX, air_B, scans, positions_B.split(1), strict=True):

@@ -201,6 +201,8 @@ class Trainer:
     def _require_finite(self, done: int, loss: float) -> None:
         """Stop before weights that cannot recover are logged as a number or become the checkpoint to resume from."""
         norm = _number(self.engine.get_global_grad_norm())
+        if norm is not None and norm < 0:  # so DeepSpeed writes one that is not finite
+            norm = math.inf
         for name, value in {"loss": loss, "gradient norm": norm or 0.0}.items():
             if not math.isfinite(value):
                 raise UserError(f"the {name} is {value} at step {done}; lower optim.lr or look at the samples of this step")

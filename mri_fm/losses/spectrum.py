@@ -142,12 +142,12 @@ def as_spacing(spacing: Spacing, like: Tensor) -> Tensor | None:
     return torch.tensor(spacing, dtype=torch.float64, device=like.device).expand(len(like), 3)
 
 
-def multiplicity(width: int) -> Tensor:
+def multiplicity(width: int, device: torch.device) -> Tensor:
     """How many bins of the full spectrum each x-frequency of the half spectrum stands for, float64 (width//2 + 1,).
 
     A real volume has R(−f) = conj R(f), so all stand for two but frequency 0 and, where the width is even, Nyquist.
     """
-    counts = torch.full((width // 2 + 1,), 2.0, dtype=torch.float64)
+    counts = torch.full((width // 2 + 1,), 2.0, dtype=torch.float64, device=device)
     counts[0] = 1.0
     if width % 2 == 0:
         counts[-1] = 1.0
@@ -168,7 +168,7 @@ def half_filter(spectrum: Spectrum, size: Size3, dtype: torch.dtype, spacing_3: 
     if spectrum.mode != "radial_log_power":
         return Filter(h.flatten().to(dtype))
     shell_F = spectrum.shell_index(size, half=True, spacing_3=spacing_3).flatten()
-    weights_F = (h.square() * multiplicity(size[2]).to(h.device, non_blocking=True)).flatten()
+    weights_F = (h.square() * multiplicity(size[2], h.device)).flatten()
     weight_K = weights_F.new_zeros(spectrum.shells).index_add_(0, shell_F, weights_F)
     return Filter(h.flatten().to(dtype), shell_F, weight_K)
 
