@@ -7,7 +7,7 @@ rotations and softmax are left out: well under 1 % at our sizes.
 
 from __future__ import annotations
 
-from mri_fm.config import HeadConfig, ModelConfig
+from mri_fm.model_config import HeadConfig, ModelConfig
 from mri_fm.models.heads import HEAD_MLP_RATIO
 from mri_fm.models.layers import mlp_hidden
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mri_fm.config import HeadConfig, ModelConfig
+from mri_fm.model_config import HeadConfig, ModelConfig
 from mri_fm.models.layers import INIT_STD, LN_EPS, PLAIN, BlockOptions, Linear, block_stack
 from mri_fm.models.patches import Size3
 from mri_fm.models.positions import Rope, positions

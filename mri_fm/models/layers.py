@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mri_fm.config import ModelConfig
+from mri_fm.model_config import ModelConfig
 from mri_fm.models.positions import Rotation
 from mri_fm.rng import Stream, uniform
 

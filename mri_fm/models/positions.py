@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mri_fm.config import ModelConfig
+from mri_fm.model_config import ModelConfig
 from mri_fm.models.patches import Size3
 
 MM_PER_UNIT = 8.0  # a patch of 8 voxels at 1 mm, so that such volumes have the same angles with and without a spacing

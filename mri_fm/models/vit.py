@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mri_fm.config import ModelConfig
+from mri_fm.model_config import ModelConfig
 from mri_fm.models.layers import INIT_STD, LN_EPS, PLAIN, BlockOptions, Linear, block_stack, drop_path_gates
 from mri_fm.models.patches import Size3, patch_grid, patchify, take_tokens
 from mri_fm.models.positions import Rope, positions

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mri_fm.config import ModelConfig
 from mri_fm.errors import UserError
 from mri_fm.inputs import Inputs
 from mri_fm.masking import (
@@ -28,6 +27,7 @@ from mri_fm.masking import (
     tube_mask,
     uniform_mask,
 )
+from mri_fm.model_config import ModelConfig
 from mri_fm.models.patches import Size3, patch_grid, patchify
 from mri_fm.models.vit import VisionTransformer, as_size3
 from mri_fm.rng import Stream, generator

@@ -37,10 +37,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mri_fm.config import ModelConfig
 from mri_fm.errors import UserError
 from mri_fm.inputs import Inputs
 from mri_fm.losses.precision import at_least_float32, full_precision
+from mri_fm.model_config import ModelConfig
 from mri_fm.models.flops import TRAINED, encoder_flops, head_flops
 from mri_fm.models.heads import predictor
 from mri_fm.models.patches import Size3, take_tokens

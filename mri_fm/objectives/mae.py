@@ -31,9 +31,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mri_fm.config import ModelConfig
 from mri_fm.inputs import Inputs
 from mri_fm.losses.precision import at_least_float32, full_precision
+from mri_fm.model_config import ModelConfig
 from mri_fm.models.flops import TRAINED, encoder_flops, head_flops
 from mri_fm.models.heads import decoder
 from mri_fm.models.patches import Size3, patchify, take_tokens, unpatchify

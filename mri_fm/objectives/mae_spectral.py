@@ -36,11 +36,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mri_fm.config import ModelConfig
 from mri_fm.errors import UserError
 from mri_fm.inputs import Inputs
 from mri_fm.losses.precision import at_least_float32
 from mri_fm.losses.spectral import Spectrum, fused_spectral_loss
+from mri_fm.model_config import ModelConfig
 from mri_fm.models.patches import Size3, patchify, take_tokens
 from mri_fm.objectives.mae import MAE, MAEConfig, patch_statistics
 
