@@ -114,7 +114,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoints", type=int, default=4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--minutes", type=float, default=1e9, help="start no further run after this long")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="where table and figure go")
+    parser.add_argument("--figures", type=Path, default=ROOT / "benchmarks" / "results", help="folder for the figure")
+    parser.add_argument("--labels", nargs="+", default=["gender", "group"], help="columns of participants.tsv with two classes")
 
 
 def bench_of(options: argparse.Namespace) -> Bench:

@@ -1,0 +1,99 @@
+"""Frozen linear probes of a run before its first step and at each checkpoint, by the code of `mri_fm.evaluate`.
+
+Axes: S samples (volumes), D width, K classes, R bootstrap resamples.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from mri_fm.config import config_from_yaml
+from mri_fm.data.corpus import Corpus
+from mri_fm.data.loader import evaluation_batches
+from mri_fm.engine.weights import load_objective
+from mri_fm.evaluate.compare import out_of_fold
+from mri_fm.evaluate.embed import embed
+from mri_fm.evaluate.evaluation import untrained
+from mri_fm.evaluate.linear import fit_linear
+from mri_fm.evaluate.splits import grouped_folds
+from mri_fm.evaluate.statistics import auroc, bootstrap
+from mri_fm.evaluate.task import Task, read_task
+from mri_fm.models.vit import VisionTransformer
+from pretraining.runs import Bench, Run
+
+UNIT, FOLDS, DIVISIONS = "subject", 5, 5
+Scores = dict[int, dict[str, list[list[float]]]]
+"""Probability of the second class by step and label: one row of S values for each division into folds."""
+
+
+def probe_curve(bench: Bench, run: Run, labels: Sequence[str]) -> Scores:
+    """Out-of-fold scores at step 0 and at every checkpoint; what the run's folder holds already is not computed again."""
+    file = bench.folder(run) / "probes.json"
+    known: Scores = {int(step): scores for step, scores in _read(file).items()}
+    for step in [0, *bench.checkpoint_steps]:
+        if not set(labels) <= set(known.get(step, {})):
+            known[step] = _scores(bench, run, step, labels)
+            file.write_text(json.dumps(known))
+    return known
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+@threadpool_limits.wrap(limits=1)
+def _scores(bench: Bench, run: Run, step: int, labels: Sequence[str]) -> dict[str, list[list[float]]]:
+    corpus = Corpus.open(bench.corpus, "size")
+    feature_SD = _features(corpus, bench.folder(run), step)
+    return {label: _out_of_fold(feature_SD, read_task(corpus.table, label, UNIT)) for label in labels}
+
+
+def _features(corpus: Corpus, folder: Path, step: int) -> np.ndarray:
+    """Mean-pooled tokens of every volume of the corpus, in its order."""
+    config = config_from_yaml(folder / "config.yaml")
+    encoder: VisionTransformer = (load_objective(folder, step).objective if step else untrained(config)).encoder()
+    cpu = torch.device("cpu")
+    batches = evaluation_batches(corpus, corpus.samples, config.data, batch_size=8, device=cpu)
+    return embed({"encoder": encoder}, batches, [sample.key for sample in corpus.samples], cpu).pooled["encoder"]
+
+
+def _out_of_fold(feature_SD: np.ndarray, task: Task) -> list[list[float]]:
+    rows = []
+    for division in range(DIVISIONS):
+        fold_S = grouped_folds(task.label_S, task.unit_S, FOLDS, seed=division)
+        score_SK = out_of_fold(feature_SD[task.row_S], task.label_S, task.unit_S, fold_S, fit_linear, seed=division)
+        rows.append(np.round(score_SK[:, 1], 6).tolist())
+    return rows
+
+
+def task_of(bench: Bench, label: str) -> Task:
+    """The labelled volumes of the corpus."""
+    return read_task(Corpus.open(bench.corpus, "size").table, label, UNIT)
+
+
+def mean_auroc(task: Task, rows: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, tuple[float, np.ndarray]]:
+    """AUROC of each name, mean over its rows (seeds, divisions), and the same on resamples of subjects, (R,).
+
+    All names and rows meet the same resamples, so that differences are paired.
+    """
+    scores = {(name, i): _columns(row) for name, given in rows.items() for i, row in enumerate(given)}
+    flat = {f"{name}#{i}": score_SK for (name, i), score_SK in scores.items()}
+    resampled = bootstrap(task.label_S, flat, task.unit_S, seed=0)
+    result = {}
+    for name, given in rows.items():
+        keys = [f"{name}#{i}" for i in range(len(given))]
+        point = float(np.mean([auroc(task.label_S, flat[key])[0] for key in keys]))
+        result[name] = (point, np.mean([resampled[key] for key in keys], axis=0))
+    return result
+
+
+def _columns(row: Sequence[float]) -> np.ndarray:
+    score_S = np.array(row)
+    return np.stack([1 - score_S, score_S], axis=1)

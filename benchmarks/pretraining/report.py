@@ -1,0 +1,119 @@
+"""Tables and curves of pretraining runs."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+
+from mri_fm.config import config_from_yaml
+from pretraining.probes import DIVISIONS, FOLDS, Scores, mean_auroc, probe_curve, task_of
+from pretraining.runs import Bench, Run
+
+mpl.use("Agg")
+LEVEL = (0.025, 0.975)
+Arms = Mapping[str, Sequence[Run]]
+"""The runs of each arm, one for each seed, all with the same seeds."""
+
+
+def heading(bench: Bench, arms: Arms, labels: Sequence[str]) -> str:
+    """What was run, where."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    seeds = sorted({run.seed for runs in arms.values() for run in runs})
+    model = config_from_yaml(bench.folder(next(iter(arms.values()))[0]) / "config.yaml").model
+    tasks = [task_of(bench, label) for label in labels]
+    people = "; ".join(
+        f"{task.label} " + ", ".join(f"{np.sum(task.label_S == k)} {name}" for k, name in enumerate(task.classes))
+        for task in tasks
+    )
+    return (
+        f"## {datetime.date.today()}, {platform.machine()} CPU, {torch.get_num_threads()} thread\n\n"
+        f"{bench.side}³ voxels, encoder {model.width} × {model.depth}, decoder {model.decoder.depth} and predictor "
+        f"{model.predictor.depth} layers, batch {bench.batch}, {bench.steps} steps, seed {', '.join(map(str, seeds))}; "
+        f"{tasks[0].units} people ({people}); {DIVISIONS} divisions into {FOLDS} folds; torch {torch.__version__}, "
+        f"commit {commit}.\n"
+    )
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def probes(bench: Bench, arms: Arms, labels: Sequence[str]) -> dict[str, list[Scores]]:
+    """The scores of each arm's runs."""
+    return {arm: [probe_curve(bench, run, labels) for run in runs] for arm, runs in arms.items()}
+
+
+def rows_at(curves: Sequence[Scores], step: int, label: str) -> list[list[float]]:
+    """Scores at a step, of all seeds and divisions."""
+    return [row for curve in curves for row in curve[step][label]]
+
+
+def probe_cells(bench: Bench, scores: Mapping[str, list[Scores]], label: str) -> dict[str, list[str]]:
+    """For each arm: AUROC at the last step, and its difference from the first arm's, each with the paired interval."""
+    last = {arm: rows_at(curves, bench.steps, label) for arm, curves in scores.items()}
+    figures = mean_auroc(task_of(bench, label), last)
+    first, resampled = figures[next(iter(scores))]
+    return {
+        arm: [with_interval(point, values_R), "" if point is first else with_interval(point - first, values_R - resampled, "+")]
+        for arm, (point, values_R) in figures.items()
+    }
+
+
+def with_interval(point: float, values: np.ndarray, sign: str = "") -> str:
+    low, high = np.nanquantile(values, LEVEL)
+    return f"{point:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+
+
+def draw_probes(axes: Axes, bench: Bench, scores: Mapping[str, list[Scores]], label: str) -> None:
+    """AUROC over steps with intervals, and the line of the network before its first step."""
+    task = task_of(bench, label)
+    for number, (arm, curves) in enumerate(scores.items()):
+        steps = sorted(curves[0])
+        figures = mean_auroc(task, {str(step): rows_at(curves, step, label) for step in steps})
+        points = np.array([figures[str(step)][0] for step in steps])
+        low, high = np.transpose([np.nanquantile(figures[str(step)][1], LEVEL) for step in steps])
+        shift = (number - len(scores) / 2) * bench.steps / 150  # else the bars hide each other
+        axes.errorbar(np.array(steps) + shift, points, [points - low, high - points], label=arm, marker="o", ms=3, lw=1)
+        if number == 1:
+            axes.axhline(points[0], color="grey", ls="--", lw=1, label="random initial weights")
+    axes.axhline(0.5, color="black", lw=0.5)
+    axes.set(title=f"linear probe, {label}", xlabel="step", ylabel="AUROC", ylim=(0.2, 0.9))
+
+
+def draw_losses(axes: Axes, bench: Bench, arms: Arms, title: str) -> None:
+    """Training loss as it was logged (thin), loss on the val split (dots); mean over seeds."""
+    for number, (arm, runs) in enumerate(arms.items()):
+        records = [bench.records(run) for run in runs]
+        logged = [record for record in records[0] if record["step"] == 1 or record["step"] % 5 == 0]
+        steps = [record["step"] for record in logged]
+        mean = np.mean([[r["loss"] for r in rows if r["step"] in steps] for rows in records], axis=0)
+        axes.plot(steps, mean, color=f"C{number}", lw=1, label=arm)
+        watched = [record["step"] for record in records[0] if "val_loss" in record]
+        val = np.mean([[r["val_loss"] for r in rows if r["step"] in watched] for rows in records], axis=0)
+        axes.plot(watched, val, "o", color=f"C{number}", ms=4)
+    axes.set(title=title, xlabel="step", ylabel="loss: line training, dots val")
+    axes.legend(fontsize=8)
+
+
+def last_val_loss(bench: Bench, runs: Sequence[Run]) -> float:
+    return float(np.mean([[r["val_loss"] for r in bench.records(run) if "val_loss" in r][-1] for run in runs]))
+
+
+def finished_arms(bench: Bench, arms: Mapping[str, Sequence[Run]]) -> dict[str, list[Run]]:
+    """Each arm with the seeds under which all of them are finished; nothing if there is none."""
+    seeds = set.intersection(*({run.seed for run in runs if bench.finished(run)} for runs in arms.values()))
+    return {} if not seeds else {arm: [run for run in runs if run.seed in seeds] for arm, runs in arms.items()}
+
+
+def figure_file(folder: Path, name: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / name

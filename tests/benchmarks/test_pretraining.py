@@ -1,0 +1,123 @@
+"""The benchmarks that pretrain: their arms, the rule of the sweep, their measures."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from mri_fm.config import load_config
+from mri_fm.evaluate.task import Task
+from tests.corpora import resampled
+
+ROOT = Path(__file__).parents[2]
+GIVEN = ["run.dir=x", "data.corpus=y"]
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+
+
+def resolve(run):
+    return load_config(run.objective, [*GIVEN, f"seed={run.seed}", *run.words])
+
+
+@pytest.mark.parametrize("objective", ["jepa_vcr", "mae", "mae_spectral"])
+def test_arms_differ_in_what_they_are_named_after(objective):
+    from convergence import arms_of
+
+    arms = {arm: [resolve(run) for run in runs] for arm, runs in arms_of(objective, [0, 3]).items()}
+    assert list(arms) == ["paper", "default", "60 %", "45 %"]
+    assert [config.seed for config in arms["45 %"]] == [0, 3]
+    assert [configs[0].objective.token_budget for configs in arms.values()] == [1.0, 1.0, 0.6, 0.45]
+    assert arms["paper"][0].data.statistics == "volume"
+    if objective == "mae_spectral":
+        assert {configs[0].objective.spectral_weight for configs in arms.values()} == {0.01}
+
+
+def test_weight_0_is_mae_and_the_other_weights_reach_the_objective():
+    from pretraining.runs import spectral_run
+    from spectral_weight import WEIGHTS
+
+    runs = [spectral_run(weight, 0) for weight in WEIGHTS]
+    assert [run.objective for run in runs] == ["mae", *["mae_spectral"] * 4]
+    assert [resolve(run).objective.spectral_weight for run in runs[1:]] == list(WEIGHTS[1:])
+    assert len({run.name for run in runs}) == len(runs)
+
+
+@pytest.mark.parametrize(
+    ("error", "spectral", "chosen"),
+    [
+        ([1.0, 1.002, 1.0099, 1.02, 2.0], [1.0, 0.9, 0.8, 0.7, 0.6], 0.03),
+        ([1.0, 1.002, 1.0099, 1.02, 2.0], [1.0, 0.9, 1.1, 0.7, 0.6], 0.01),
+        ([1.0, 1.02, 1.02, 1.02, 2.0], [1.0, 0.9, 0.8, 0.7, 0.6], 0.01),
+        ([1.0, 1.0, 1.0, 1.0, 0.9], [1.0, 0.9, 0.8, 0.7, 0.6], 1.0),
+    ],
+)
+def test_the_largest_weight_that_costs_no_voxels_and_helps_the_spectrum_is_chosen(error, spectral, chosen):
+    from pretraining.voxels import ABOVE_CUTOFF, log_magnitude
+    from spectral_weight import WEIGHTS, choose
+
+    rows = zip(WEIGHTS, error, spectral, strict=True)
+    assert choose({w: [{"voxel_error": [e], log_magnitude(ABOVE_CUTOFF): [s]}] for w, e, s in rows}) == chosen
+
+
+def test_bands_share_out_all_frequencies():
+    from pretraining.voxels import BANDS, _inside
+
+    inside = np.stack([_inside((8, 6, 10), band) for band in BANDS])
+    assert (inside.sum(axis=0) == 1).all()
+
+
+def test_truth_explains_all_variance_and_the_mean_none():
+    from pretraining.voxels import _explained
+
+    truth = torch.randn(2, 1, 4, 6, 8, generator=torch.Generator().manual_seed(0))
+    where = torch.zeros_like(truth, dtype=torch.bool)
+    where[:, :, :, :3] = True
+    mean = truth[:, :, :, :3].mean(dim=(1, 2, 3, 4), keepdim=True).expand_as(truth)
+    assert _explained(truth, truth, where).tolist() == [1.0, 1.0]
+    assert _explained(mean, truth, where).tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
+
+
+def test_differences_of_auroc_are_paired_over_people():
+    from pretraining.probes import mean_auroc
+
+    label_S = np.array([0, 1] * 10)
+    task = Task("x", "subject", ("a", "b"), np.arange(20), label_S, np.arange(20), 0, (), "")
+    good = (label_S + np.linspace(-0.9, 0.9, 20)).tolist()
+    figures = mean_auroc(task, {"one": [good], "same": [good, good], "chance": [[0.5] * 20]})
+    assert figures["one"][0] == figures["same"][0] > 0.7
+    np.testing.assert_array_equal(figures["one"][1], figures["same"][1])
+    assert figures["chance"][0] == 0.5
+
+
+@pytest.mark.parametrize("script", ["convergence", "spectral_weight"])
+def test_without_scans_nothing_is_done_in_one_line(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script])
+    assert __import__(script).main() == 0
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("script", "words"), [("convergence", ["--objectives", "jepa_vcr", "mae"]), ("spectral_weight", [])])
+def test_a_tiny_benchmark_goes_through_and_reuses_what_is_finished(script, words, tmp_path):
+    rows = ["participant_id\tgroup"]
+    for number in range(12):
+        file = tmp_path / "bids" / f"sub-{number:02d}" / "anat" / f"sub-{number:02d}_T1w.nii.gz"
+        file.parent.mkdir(parents=True)
+        nibabel.save(resampled((6, 6, 6), seed=number), file)
+        rows.append(f"sub-{number:02d}\t{'ab'[number % 2]}")
+    (tmp_path / "bids" / "participants.tsv").write_text("\n".join(rows) + "\n")
+    sizes = "--steps 2 --checkpoints 1 --batch 2 --side 16 --seeds 0 --labels group".split()
+    places = ["--bids", tmp_path / "bids", "--out", tmp_path / "out", "--figures", tmp_path]
+    command = [sys.executable, ROOT / "benchmarks" / f"{script}.py", *places, *sizes, *words]
+    first, again = (subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, cwd=ROOT) for _ in "ab")
+    tables = [[line for line in run.stdout.splitlines() if line.startswith("| ")] for run in (first, again)]
+    assert tables[0] == tables[1]
+    assert len(tables[0]) > 5
+    assert (tmp_path / f"{script}.png").is_file()
