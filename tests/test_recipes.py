@@ -13,6 +13,7 @@ PAPER = ("mae", "mae_spectral", "jepa", "jepa_vcr")
 EPOCHS = {"mae": 700, "mae_spectral": 700, "jepa": 300, "jepa_vcr": 300}
 STATED = {
     "data.statistics": "volume",
+    "data.evaluation.plane": "shape",
     "data.augment.flip": 0.5,
     "data.augment.scale": 0.1,
     "data.augment.rotation": 10.0,
@@ -71,6 +72,11 @@ def test_paper_does_not_rest_on_defaults_that_may_move(objective):
     written = OmegaConf.merge(recipe["all"], recipe[objective])
     expected = {key: value for key, value in (STATED | OF[objective]).items() if not key.startswith("model.")}
     assert {key: OmegaConf.select(written, key) for key in expected} == expected
+
+
+def test_paper_draws_every_published_kind_of_augmentation():
+    augment = resolve("mae", "recipe=paper").data.augment
+    assert min(augment.bias, augment.blur, augment.blur_probability, augment.noise, augment.rotation_probability) > 0
 
 
 @pytest.mark.parametrize(("objective", "epochs"), [("mae", 5), ("mae_spectral", 5), ("jepa", 30), ("jepa_vcr", 30)])
