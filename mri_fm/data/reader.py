@@ -94,8 +94,6 @@ class ShardReader:
             payload = retried(partial(self._payload, sample), (BadSampleError,), STORED)
         except TRANSIENT as error:
             raise BadSampleError(Fault.UNREACHABLE) from error
-        except OSError as error:
-            raise BadSampleError(Fault.UNREADABLE) from error
         return decode(payload, sample)
 
     def close(self) -> None:
@@ -109,12 +107,21 @@ class ShardReader:
         self.cached = kept is not None
         if kept is not None:
             return kept
-        payload = self._storage.read(sample.shard, sample.offset, sample.size)
+        payload = self._read(sample)
         if fault := fault_of(payload, sample):
             raise BadSampleError(fault)
         if self._cache:
             self._cache.put(name, payload)
         return payload
+
+    def _read(self, sample: Sample) -> bytes:
+        try:
+            return self._storage.read(sample.shard, sample.offset, sample.size)
+        except TRANSIENT:  # the storage has asked again by itself
+            raise
+        except OSError as error:
+            self._storage.close()  # what is open may be stale: the next try opens it again
+            raise BadSampleError(Fault.UNREADABLE) from error
 
 
 def open_reader(storage: Storage, config: DataConfig) -> Reader:

@@ -11,6 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
@@ -94,7 +95,8 @@ class LocalStorage(Storage):
     def close(self) -> None:
         """Close every file."""
         while self._files:
-            os.close(self._files.popitem()[1])
+            with suppress(OSError):  # a file server that is gone says so here too
+                os.close(self._files.popitem()[1])
 
     def _descriptor(self, path: PurePath) -> int:
         """An open descriptor; a forked child opens its own rather than share its parent's."""

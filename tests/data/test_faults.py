@@ -115,6 +115,22 @@ def test_a_wrong_shape_is_a_fault_of_the_sample(own_ellipsoids: Path) -> None:
     assert {(skip.key, skip.reason.split(" to ")[0]) for skip in skips} == {(bad.key, "the payload does not decode")}
 
 
+def test_a_stale_descriptor_is_opened_again(ellipsoids: Path) -> None:
+    """As after a file server came back: whatever was open answers with an error, once."""
+    source = loader(ellipsoids)
+    expected = by_position(list(islice(source, STEPS)))
+    source.close()
+    source = loader(ellipsoids)
+    batches = [next(source)]
+    for link in Path("/proc/self/fd").iterdir():
+        if os.path.realpath(link).endswith(".tar"):
+            os.close(int(link.name))
+    batches += islice(source, STEPS - 1)
+    source.close()
+    assert by_position(batches) == expected
+    assert not any(batch.skips for batch in batches)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_callable_never_raises(
     own_ellipsoids: Path, monkeypatch: pytest.MonkeyPatch, workers: int, capfd: pytest.CaptureFixture[str]
