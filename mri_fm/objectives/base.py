@@ -77,6 +77,16 @@ class MaskedConfig:
             )
         self.blocks()
 
+    def require_weights(self, *keys: str) -> None:
+        """Make sure that the factors of losses under these keys are finite and not negative.
+
+        Raises:
+            UserError: one is not.
+        """
+        for key in keys:
+            if not 0.0 <= getattr(self, key) < math.inf:
+                raise UserError(f"objective.{key}={getattr(self, key)} must be 0 or more: a loss is not to be maximised")
+
     def blocks(self) -> Blocks:
         """The cuboids of `multiblock`.
 

@@ -43,6 +43,15 @@ class HybridConfig(JEPAConfig, MAEConfig):
     name: str = "hybrid"
     prediction_weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Check what types cannot.
+
+        Raises:
+            UserError: a negative weight.
+        """
+        super().__post_init__()
+        self.require_weights("prediction_weight")
+
 
 class Hybrid(JEPA, MAE):
     """MAE and JEPA together; see the top of this file."""

@@ -46,9 +46,10 @@ class JEPASIGRegConfig(JEPAConfig):
         """Check what types cannot.
 
         Raises:
-            UserError: no slice.
+            UserError: no slice, or a negative weight.
         """
         super().__post_init__()
+        self.require_weights("sigreg_weight")
         if self.slices < 1:
             raise UserError(f"objective.slices={self.slices} must be at least 1, for instance 64")
 

@@ -42,6 +42,15 @@ class JEPAVCRConfig(JEPAConfig):
     gamma: float = 1.0  # standard deviation that the variance term asks for
     shared_mask: bool = True  # variance over the batch per token slot; false: over all tokens of all samples
 
+    def __post_init__(self) -> None:
+        """Check what types cannot.
+
+        Raises:
+            UserError: a weight or standard deviation below 0.
+        """
+        super().__post_init__()
+        self.require_weights("vcr_weight", "variance_weight", "covariance_weight", "gamma")
+
 
 class JEPAVCR(JEPA):
     """JEPA with variance-covariance regularisation; see the top of this file."""

@@ -25,12 +25,14 @@ Axes: B batch, N tokens, V visible tokens, M hidden tokens, P voxels of a patch,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mri_fm.errors import UserError
 from mri_fm.inputs import Inputs
 from mri_fm.losses.precision import at_least_float32, full_precision
 from mri_fm.model_config import ModelConfig
@@ -49,6 +51,16 @@ class MAEConfig(MaskedConfig):
     power: float = 2.0  # p of the reconstruction loss
     patch_norm: bool = False  # predict each patch without its own mean and standard deviation
     background_loss: bool = True  # false: hidden voxels of the background (air, padding, defaced: all stored as 0) do not count
+
+    def __post_init__(self) -> None:
+        """Check what types cannot.
+
+        Raises:
+            UserError: a power below 1, whose gradient grows beyond all bounds near a perfect prediction.
+        """
+        super().__post_init__()
+        if not 1.0 <= self.power < math.inf:
+            raise UserError(f"objective.power={self.power} must be 1 or more, for instance 2")
 
 
 class MAE(Objective):

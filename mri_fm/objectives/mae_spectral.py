@@ -64,9 +64,10 @@ class MAESpectralConfig(MAEConfig):
         """Check what types cannot.
 
         Raises:
-            UserError: an option of the spectrum out of range, or a ramp that ends before it starts.
+            UserError: an option of the spectrum out of range, a negative weight, or a ramp that ends before it starts.
         """
         super().__post_init__()
+        self.require_weights("spectral_weight")
         self.spectrum()
         if not 0.0 <= self.ramp_start <= self.ramp_end:
             raise UserError(f"objective.ramp_end={self.ramp_end} must not come before ramp_start={self.ramp_start}")

@@ -116,30 +116,6 @@ def test_sets_cost_the_student_and_the_predictor_again_but_not_the_teacher():
     assert two < 2 * one
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("value", [0.0, -1.5])
-def test_constant_and_empty_volumes_are_finite_at_batch_1(name, kind, dtype, value):
-    objective = build(OBJECTIVES[name], mask=kind, foreground=True, shared_mask=False).to(dtype)
-    x = torch.full((1, 1, *SIZE), value)
-    loss, metrics = objective(Inputs(x, POSITIONS[:1], 7, torch.zeros_like(x, dtype=torch.bool)), SCHEDULE)
-    loss.backward()
-    assert all(number.isfinite() for number in metrics.values())
-    assert loss.isfinite()
-    assert loss.dtype == torch.float32
-    assert all(p.grad.isfinite().all() for p in objective.parameters() if p.grad is not None)
-
-
-@pytest.mark.parametrize("ratio", [1e-6, 1 - 1e-6])
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_ratios_that_round_to_no_token_still_leave_one(name, ratio):
-    objective = build(OBJECTIVES[name], mask_ratio=ratio)
-    mask = objective.mask(Inputs(volumes()[0], POSITIONS, 0))
-    assert min(mask.visible_BV.shape[1], mask.hidden_BM.shape[1]) == 1
-    assert objective(Inputs(volumes()[0], POSITIONS, 0), SCHEDULE)[0].isfinite()
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
