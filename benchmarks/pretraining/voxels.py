@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mri_fm.data.corpus import Corpus
@@ -84,14 +82,14 @@ def _measure_batch(objective: MAESpectral, batch: Batch) -> Measures:
     R, G = (torch.fft.fftn(zscore(x), dim=(2, 3, 4)) for x in (mosaic, truth))
     log_error = (torch.log1p(R.abs()) - torch.log1p(G.abs())).square()
     for band in (*BANDS, ABOVE_CUTOFF):
-        inside = torch.from_numpy(_inside(as_size3(list(truth.shape[2:])), band))
+        inside = _inside(as_size3(list(truth.shape[2:])), band)
         error, energy = (_mean_where(inside, X.abs().square()) for X in (R - G, G))
         measures[log_magnitude(band)] = _mean_where(inside, log_error).tolist()
         measures[relative(band)] = (error / energy).tolist()
     return measures
 
 
-def _inside(size: Size3, band: Band) -> NDArray[np.bool_]:
+def _inside(size: Size3, band: Band) -> Tensor:
     radius = Spectrum().radius(size, half=False)
     return (radius >= band[0]) & ((radius < band[1]) | (band[1] == 1.0))
 

@@ -69,8 +69,8 @@ def test_the_largest_weight_that_costs_no_voxels_and_helps_the_spectrum_is_chose
 def test_bands_share_out_all_frequencies():
     from pretraining.voxels import BANDS, _inside
 
-    inside = np.stack([_inside((8, 6, 10), band) for band in BANDS])
-    assert (inside.sum(axis=0) == 1).all()
+    inside = torch.stack([_inside((8, 6, 10), band) for band in BANDS])
+    assert (inside.sum(dim=0) == 1).all()
 
 
 def test_truth_explains_all_variance_and_the_mean_none():
