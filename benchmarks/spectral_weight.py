@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,44 +29,40 @@ from pretraining.voxels import ABOVE_CUTOFF, BANDS, Measures, log_magnitude, rel
 WEIGHTS = (0.0, 0.01, 0.03, 0.1, 1.0)
 TOLERANCE = 0.01
 PUBLISHED = 0.01
-Measured = dict[float, list[Measures]]
-"""What each seed's run of a weight reconstructs at the last step."""
+Measured = dict[float, dict[int, Measures]]
+"""What the runs of a weight reconstruct at the last step, by seed."""
 
 
-def mean(measures: list[Measures], name: str) -> float:
+def mean(measures: Iterable[Measures], name: str) -> float:
     return float(np.mean([values[name] for values in measures]))
 
 
-def excess(measured: Measured, weight: float) -> float:
-    """Voxel error over that of λ = 0, minus 1."""
-    return mean(measured[weight], "voxel_error") / mean(measured[0.0], "voxel_error") - 1
+def excess_by_seed(measured: Measured, weight: float, name: str) -> list[float]:
+    """A measure over that of λ = 0 under the same seed, minus 1."""
+    return [mean([m], name) / mean([measured[0.0][seed]], name) - 1 for seed, m in measured[weight].items()]
+
+
+def excess(measured: Measured, weight: float, name: str) -> float:
+    return float(np.mean(excess_by_seed(measured, weight, name)))
 
 
 def choose(measured: Measured) -> float:
     """The rule at the top of this file."""
-    spectral = {weight: mean(values, log_magnitude(ABOVE_CUTOFF)) for weight, values in measured.items()}
-    fit = [w for w in measured if w > 0 and excess(measured, w) <= TOLERANCE and spectral[w] < spectral[0.0]]
-    return max(fit, default=PUBLISHED)
-
-
-def seed_range(measured: Measured, weight: float) -> str:
-    """The excess under each seed by itself."""
-    pairs = zip(measured[weight], measured[0.0], strict=True)
-    return ", ".join(f"{mean([a], 'voxel_error') / mean([b], 'voxel_error') - 1:+.1%}" for a, b in pairs)
+    spectrum = log_magnitude(ABOVE_CUTOFF)
+    affordable = [w for w in measured if w > 0 and excess(measured, w, "voxel_error") <= TOLERANCE]
+    return max((w for w in affordable if excess(measured, w, spectrum) < 0), default=PUBLISHED)
 
 
 def reconstruction_rows(measured: Measured) -> list[list[str]]:
     rows = []
-    for weight, values in measured.items():
+    for weight, by_seed in measured.items():
+        values = list(by_seed.values())
         ratio = mean(values, "gradient_ratio")
-        row = [
-            f"{weight:g}",
-            f"{mean(values, 'voxel_error'):.4f}",
-            f"{excess(measured, weight):+.1%}",
-            seed_range(measured, weight),
-        ]
+        over = ", ".join(f"{x:+.1%}" for x in excess_by_seed(measured, weight, "voxel_error"))
         bands = [f"{mean(values, log_magnitude(band)):.3f}" for band in (ABOVE_CUTOFF, *BANDS)]
-        rows.append([*row, *bands, f"{ratio:.0f}", f"{weight * ratio:.2g}"])
+        rows.append(
+            [f"{weight:g}", f"{mean(values, 'voxel_error'):.4f}", over, *bands, f"{ratio:.0f}", f"{weight * ratio:.2g}"]
+        )
     return rows
 
 
@@ -75,7 +72,8 @@ def probe_rows(bench: Bench, arms: Arms, labels: list[str]) -> list[list[str]]:
     return [[arm, *(cell for label in labels for cell in cells[label][arm])] for arm in arms]
 
 
-def draw(bench: Bench, arms: Arms, measured: Measured, labels: list[str], options: argparse.Namespace) -> None:
+def draw(bench: Bench, arms: Arms, measured: Measured, options: argparse.Namespace) -> None:
+    labels = options.labels
     figure, (losses, error, bands, *rest) = plt.subplots(1, 3 + len(labels), figsize=(4.2 * (3 + len(labels)), 3.4))
     draw_losses(losses, bench, arms, "whole loss, λ included")
     for number, (arm, runs) in enumerate(arms.items()):
@@ -87,8 +85,9 @@ def draw(bench: Bench, arms: Arms, measured: Measured, labels: list[str], option
             ms=3,
             label=arm,
         )
-        bands.plot(range(len(BANDS)), [mean(list(measured.values())[number], relative(band)) for band in BANDS], "o-", ms=3)
-    error.set(title="error of hidden voxels, val", xlabel="step")
+        bands.plot(range(len(BANDS)), [mean(measured[WEIGHTS[number]].values(), relative(band)) for band in BANDS], "o-", ms=3)
+    losses.set(yscale="log")
+    error.set(title="error of hidden voxels, val", xlabel="step", yscale="log")
     bands.set(title="Σ|R − G|² / Σ|G|², val, last step", xlabel="share of the largest frequency", yscale="log")
     bands.set_xticks(range(len(BANDS)), [f"{low:g}–{high:g}" for low, high in BANDS])
     scores = probes(bench, arms, labels)
@@ -110,31 +109,37 @@ def main() -> int:
     if options.bids is None:
         print("benchmarks/spectral_weight.py: skipped, it needs --bids FOLDER with a participants.tsv")
         return 0
-    bench, labels = bench_of(options), options.labels
+    bench = bench_of(options)
     build_corpus(options.bids, bench)
     asked = {weight: [spectral_run(weight, seed) for seed in options.seeds] for weight in WEIGHTS}
     train_all(bench, [run for runs in zip(*asked.values(), strict=True) for run in runs], options.minutes)
-    finished = finished_arms(bench, {f"λ {weight:g}": runs for weight, runs in asked.items()})
-    if not finished:
+    common = finished_arms(bench, {f"λ {weight:g}": runs for weight, runs in asked.items()})
+    if not common:
         print("not all weights are finished under any seed yet: start again, what is finished is kept")
         return 0
-    report(bench, finished, labels, options)
+    measured = {weight: _measured(bench, runs, asked[0.0]) for weight, runs in asked.items()}
+    report(bench, common, measured, options)
     return 0
 
 
-def report(bench: Bench, arms: dict[str, list[Run]], labels: list[str], options: argparse.Namespace) -> None:
-    """Print the tables and the choice, draw the figure."""
-    measured = {
-        w: [voxel_curve(bench, run)[bench.steps] for run in runs] for w, runs in zip(WEIGHTS, arms.values(), strict=True)
+def _measured(bench: Bench, runs: list[Run], baseline: list[Run]) -> dict[int, Measures]:
+    """Of each seed under which the run and that of λ = 0 are finished."""
+    pairs = zip(runs, baseline, strict=True)
+    return {
+        run.seed: voxel_curve(bench, run)[bench.steps] for run, base in pairs if bench.finished(run) and bench.finished(base)
     }
-    header = ["λ", "voxel error", "over λ = 0", "by seed", "log-magnitudes above 0.3"]
+
+
+def report(bench: Bench, arms: Arms, measured: Measured, options: argparse.Namespace) -> None:
+    """Print the tables and the choice, draw the figure; `arms` are of the seeds under which every weight is finished."""
+    header = ["λ", "voxel error", "over λ = 0, by seed", "log-magnitudes above 0.3"]
     header += [f"{low:g}–{high:g}" for low, high in BANDS] + ["gradient ratio", "λ · ratio"]
-    print(heading(bench, arms, labels))
+    print(heading(bench, arms, options.labels))
     print(table(header, reconstruction_rows(measured)))
     print(f"By the rule: λ = {choose(measured):g}.\n")
-    parts = [f"{label}{part}" for label in labels for part in (" AUROC", " − λ 0")]
-    print(table(["", *parts], probe_rows(bench, arms, labels)))
-    draw(bench, arms, measured, labels, options)
+    parts = [f"{label}{part}" for label in options.labels for part in (" AUROC", " − λ 0")]
+    print(table(["", *parts], probe_rows(bench, arms, options.labels)))
+    draw(bench, arms, measured, options)
 
 
 if __name__ == "__main__":

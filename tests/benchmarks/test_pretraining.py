@@ -63,7 +63,15 @@ def test_the_largest_weight_that_costs_no_voxels_and_helps_the_spectrum_is_chose
     from spectral_weight import WEIGHTS, choose
 
     rows = zip(WEIGHTS, error, spectral, strict=True)
-    assert choose({w: [{"voxel_error": [e], log_magnitude(ABOVE_CUTOFF): [s]}] for w, e, s in rows}) == chosen
+    assert choose({w: {0: {"voxel_error": [e], log_magnitude(ABOVE_CUTOFF): [s]}} for w, e, s in rows}) == chosen
+
+
+def test_weights_are_compared_under_the_same_seed():
+    from spectral_weight import excess_by_seed
+
+    measured = {0.0: {0: {"x": [1.0]}, 1: {"x": [2.0]}}, 0.1: {0: {"x": [1.1]}, 1: {"x": [2.4]}}, 1.0: {1: {"x": [3.0]}}}
+    assert excess_by_seed(measured, 0.1, "x") == pytest.approx([0.1, 0.2])
+    assert excess_by_seed(measured, 1.0, "x") == pytest.approx([0.5])
 
 
 def test_bands_share_out_all_frequencies():
