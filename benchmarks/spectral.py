@@ -28,9 +28,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mri_fm.config import HeadConfig, ModelConfig
 from mri_fm.inputs import Inputs
 from mri_fm.losses.spectral import spectral_loss
+from mri_fm.model_config import HeadConfig, ModelConfig
 from mri_fm.objectives.mae import MAE
 from mri_fm.objectives.mae_spectral import MAESpectral
 

@@ -6,8 +6,8 @@ The voxel term cannot collapse and keeps detail; the feature term asks for what 
 `mri_fm.objectives.mae` and `mri_fm.objectives.jepa`. Related: iBOT (Zhou et al., ICLR 2022), which pairs two targets.
 
     import torch
-    from mri_fm.config import HeadConfig, ModelConfig
     from mri_fm.inputs import Inputs
+    from mri_fm.model_config import HeadConfig, ModelConfig
     from mri_fm.objectives.hybrid import Hybrid
 
     head = HeadConfig(width=48, depth=1, heads=3)

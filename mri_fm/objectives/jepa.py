@@ -12,8 +12,8 @@ Reference: Assran et al., I-JEPA, CVPR 2023; Bardes et al., V-JEPA, TMLR 2024; o
 follow the foreground: Neuro-JEPA (Huang et al., arXiv 2606.14957), whose exact form is not copied here.
 
     import torch
-    from mri_fm.config import HeadConfig, ModelConfig
     from mri_fm.inputs import Inputs
+    from mri_fm.model_config import HeadConfig, ModelConfig
     from mri_fm.objectives.jepa import JEPA
 
     model = ModelConfig(width=48, depth=2, heads=3, predictor=HeadConfig(width=48, depth=1, heads=3))

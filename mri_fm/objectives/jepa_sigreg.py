@@ -8,8 +8,8 @@ differ in the regulariser alone. LeJEPA's λ over n samples is w = n·λ/(1 − 
 Samples of a micro-step share one mask, as in `jepa_vcr`; statistics are those of one micro-step over all ranks.
 
     import torch
-    from mri_fm.config import HeadConfig, ModelConfig
     from mri_fm.inputs import Inputs
+    from mri_fm.model_config import HeadConfig, ModelConfig
     from mri_fm.objectives.jepa_sigreg import JEPASIGReg
 
     model = ModelConfig(width=48, depth=2, heads=3, predictor=HeadConfig(width=48, depth=1, heads=3))

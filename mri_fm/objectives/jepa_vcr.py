@@ -7,8 +7,8 @@ the same token slot over the batch, so all samples of a global micro-step share 
 micro-step over all ranks: 1 × 48 samples and 2 × 24 accumulated ones are not the same here.
 
     import torch
-    from mri_fm.config import HeadConfig, ModelConfig
     from mri_fm.inputs import Inputs
+    from mri_fm.model_config import HeadConfig, ModelConfig
     from mri_fm.objectives.jepa_vcr import JEPAVCR
 
     model = ModelConfig(width=48, depth=2, heads=3, predictor=HeadConfig(width=48, depth=1, heads=3))

@@ -9,8 +9,8 @@ With `background_loss=false` only hidden voxels of the foreground count: what wa
 Reference: He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022; in 3D arXiv 2606.13315.
 
     import torch
-    from mri_fm.config import HeadConfig, ModelConfig
     from mri_fm.inputs import Inputs
+    from mri_fm.model_config import HeadConfig, ModelConfig
     from mri_fm.objectives.mae import MAE
 
     model = ModelConfig(width=48, depth=2, heads=3, decoder=HeadConfig(width=48, depth=1, heads=3))

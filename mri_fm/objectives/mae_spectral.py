@@ -13,8 +13,8 @@ not ask for it either, and `radial_log_power` looks at the hidden foreground.
 says which term steers. It comes from numbers that the losses have computed anyway, and costs no backward pass.
 
     import torch
-    from mri_fm.config import HeadConfig, ModelConfig
     from mri_fm.inputs import Inputs
+    from mri_fm.model_config import HeadConfig, ModelConfig
     from mri_fm.objectives.mae_spectral import MAESpectral
 
     model = ModelConfig(width=48, depth=2, heads=3, decoder=HeadConfig(width=48, depth=1, heads=3))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mri_fm.config import ModelConfig, load_config
+from mri_fm.config import load_config
+from mri_fm.model_config import ModelConfig
 from train import parse
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text()

@@ -3,8 +3,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mri_fm.config import ModelConfig, load_config
+from mri_fm.config import load_config
 from mri_fm.engine.setup import build_objective
+from mri_fm.model_config import ModelConfig
 from mri_fm.models.flops import encoder_flops
 from mri_fm.models.vit import VisionTransformer
 

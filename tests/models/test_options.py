@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from mri_fm.config import HeadConfig, ModelConfig, load_config
+from mri_fm.config import load_config
 from mri_fm.engine.setup import parameter_groups
 from mri_fm.errors import UserError
 from mri_fm.inputs import Inputs
+from mri_fm.model_config import HeadConfig, ModelConfig
 from mri_fm.models.heads import decoder, predictor
 from mri_fm.models.layers import drop_path_gates
 from mri_fm.models.vit import VisionTransformer

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mri_fm.config import HeadConfig, load_config
+from mri_fm.config import load_config
+from mri_fm.model_config import HeadConfig
 from mri_fm.models.heads import MaskedHead, decoder, predictor
 from mri_fm.models.layers import Attention, Block
 from mri_fm.models.patches import patchify

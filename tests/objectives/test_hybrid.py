@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from mri_fm.config import HeadConfig, ModelConfig
 from mri_fm.inputs import Inputs
+from mri_fm.model_config import HeadConfig, ModelConfig
 from mri_fm.objectives import JEPA, MAE
 from mri_fm.objectives.hybrid import Hybrid
 

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from mri_fm.config import HeadConfig, ModelConfig
 from mri_fm.errors import UserError
 from mri_fm.inputs import Inputs
+from mri_fm.model_config import HeadConfig, ModelConfig
 from mri_fm.models.positions import sincos_positions
 from mri_fm.objectives import MAE, OBJECTIVES, MAESpectral, Objective
 

@@ -6,10 +6,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mri_fm.config import HeadConfig, ModelConfig
 from mri_fm.errors import UserError
 from mri_fm.inputs import Inputs
 from mri_fm.losses.vcr import variance_covariance
+from mri_fm.model_config import HeadConfig, ModelConfig
 from mri_fm.objectives import JEPA, JEPAVCR
 from tests.distributed import run_ranks
 

@@ -6,10 +6,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mri_fm.config import HeadConfig, ModelConfig, load_config
+from mri_fm.config import load_config
 from mri_fm.errors import UserError
 from mri_fm.inputs import Inputs
 from mri_fm.losses.sigreg import sliced_gaussianity
+from mri_fm.model_config import HeadConfig, ModelConfig
 from mri_fm.objectives.jepa_sigreg import JEPASIGReg
 from tests.distributed import run_ranks
 

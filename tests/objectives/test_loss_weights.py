@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mri_fm.config import HeadConfig, ModelConfig, load_config
+from mri_fm.config import load_config
 from mri_fm.errors import UserError
 from mri_fm.inputs import Inputs
 from mri_fm.losses.spectral import MODES, spectral_loss_reference
+from mri_fm.model_config import HeadConfig, ModelConfig
 from mri_fm.models.patches import patchify
 from mri_fm.objectives import JEPA, MAE, OBJECTIVES, Hybrid, MAESpectral, Objective
 from mri_fm.objectives.base import mean_per_sample

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mri_fm.config import HeadConfig, ModelConfig
 from mri_fm.inputs import Inputs
 from mri_fm.losses.spectral import spectral_loss_reference
+from mri_fm.model_config import HeadConfig, ModelConfig
 from mri_fm.models.patches import patchify
 from mri_fm.objectives import MAE, MAESpectral
 from mri_fm.objectives.mae import patch_statistics

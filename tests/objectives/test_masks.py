@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mri_fm.config import HeadConfig, ModelConfig, load_config
+from mri_fm.config import load_config
 from mri_fm.errors import UserError
 from mri_fm.inputs import Inputs
 from mri_fm.masking import KINDS
+from mri_fm.model_config import HeadConfig, ModelConfig
 from mri_fm.objectives import JEPA, JEPAVCR, OBJECTIVES, Objective
 from mri_fm.objectives.hybrid import Hybrid
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 import mri_fm.objectives
-from mri_fm.config import PRESETS, HeadConfig, ModelConfig
+from mri_fm.config import PRESETS
 from mri_fm.errors import UserError
+from mri_fm.model_config import HeadConfig, ModelConfig
 from mri_fm.objectives import OBJECTIVES, Objective, objective_class
 
 MODEL = ModelConfig(width=24, depth=1, heads=3, predictor=HeadConfig(24, 1, 3), decoder=HeadConfig(24, 1, 3))

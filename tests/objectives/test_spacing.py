@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mri_fm.config import HeadConfig, ModelConfig
 from mri_fm.inputs import Inputs
+from mri_fm.model_config import HeadConfig, ModelConfig
 from mri_fm.objectives import OBJECTIVES, Objective
 
 SIZE = (16, 16, 32)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from mri_fm.config import HeadConfig, ModelConfig
 from mri_fm.errors import UserError
 from mri_fm.inputs import Inputs
+from mri_fm.model_config import HeadConfig, ModelConfig
 from mri_fm.objectives import JEPA, JEPAVCR, MAE, OBJECTIVES, MAESpectral
 from mri_fm.objectives.hybrid import Hybrid
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mri_fm.config import HeadConfig, ModelConfig
 from mri_fm.inputs import Inputs
+from mri_fm.model_config import HeadConfig, ModelConfig
 from mri_fm.objectives import OBJECTIVES, Objective
 from tests.distributed import run_ranks
 

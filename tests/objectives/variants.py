@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from mri_fm.config import HeadConfig, ModelConfig
 from mri_fm.inputs import Inputs
+from mri_fm.model_config import HeadConfig, ModelConfig
 from mri_fm.objectives import JEPA, MAE, OBJECTIVES, MAESpectral, Objective
 
 SIZE = (16, 16, 32)
