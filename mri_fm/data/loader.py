@@ -23,11 +23,11 @@ from mri_fm.data.noise import Scan, acquire_
 from mri_fm.data.pipeline import build_pipeline
 from mri_fm.data.plan import EvaluationPlan, Plan, plan_training
 from mri_fm.data.positions import check_batch, row_of
-from mri_fm.data.reader import Reader, open_reader
+from mri_fm.data.reader import Fault, Reader, open_reader
 from mri_fm.data.shared_memory import check_shared_memory, needed_bytes, sample_bytes
 from mri_fm.data.skips import Skip, listed
 from mri_fm.data.source import SampleSource, Status
-from mri_fm.errors import UserError
+from mri_fm.errors import ResumableError, UserError
 from mri_fm.inputs import Inputs, to_device
 
 
@@ -145,7 +145,7 @@ class TrainLoader:
 
         Raises:
             UserError: nothing readable to replace a bad sample.
-            ResumableError: a pipeline that has failed before.
+            ResumableError: the storage does not answer for any sample, or a pipeline has failed before.
         """
         batch = self._batches.next(group_position=self._next_group, seed=self._plan.seed)
         self._next_group += self._micro_batch
@@ -288,5 +288,8 @@ def _dali_device(wanted: str, device: torch.device) -> str:
 
 
 def _require_served(rows: Sequence[Status], skips: Sequence[Skip]) -> None:
-    if any(row.served < 0 for row in rows):
+    unserved = [row for row in rows if row.served < 0]
+    if any(set(row.faults) == {Fault.UNREACHABLE} for row in unserved):
+        raise ResumableError(f"the storage is away: {listed(skips)}; the same command goes on once it is back")
+    if unserved:
         raise UserError(f"no readable sample to serve: {listed(skips)}; restore these shards or build the corpus again")

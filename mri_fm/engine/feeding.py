@@ -38,7 +38,9 @@ def forked_workers(config: Config, environment: Environment) -> Iterator[TrainLo
     if config.data.workers == 0:
         yield None
         return
-    loader = build_loader(config, Corpus.open(config.data.corpus, verify="size"), environment)
+    loader = build_loader(
+        config, Corpus.open(config.data.corpus, verify="size", shards=config.data.reader != "archive"), environment
+    )
     try:
         yield loader
     finally:

@@ -162,6 +162,8 @@ class Trainer:
             loss, parts = self.engine(batch, now)
             self.engine.backward(loss)
             self.engine.step()
+            if self.config.data.cache_dir:
+                parts["cache_hits"] = loss.new_full((), batch.cached / len(batch.keys), dtype=torch.float32)
             for name, value in {"loss": loss.detach(), **parts}.items():
                 totals[name] = totals.get(name, 0) + value.float() / self.config.train.accumulation
         if "ema" in now:

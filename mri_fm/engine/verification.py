@@ -8,13 +8,14 @@ from tqdm import tqdm
 
 from mri_fm.config import DataConfig
 from mri_fm.data.corpus import Corpus
+from mri_fm.data.reader import open_reader
 from mri_fm.data.watchdog import Watchdog
 from mri_fm.data.workers import Activity, Workers
 from mri_fm.engine.environment import Environment, on_all_ranks, on_rank_0
 
 
 def open_corpus(config: DataConfig, environment: Environment) -> Corpus:
-    """The corpus, checked as `data.verify` asks.
+    """The corpus, checked as `data.verify` asks, and this node's cache.
 
     Raises:
         UserError: the same one on all ranks, whichever has met it.
@@ -23,6 +24,7 @@ def open_corpus(config: DataConfig, environment: Environment) -> Corpus:
     full = config.verify == "full"
     on_rank_0(environment, lambda: _open_briefly(config, "manifest" if full else "size", shards))
     corpus = Corpus.open(config.corpus, verify="size", shards=shards)
+    on_all_ranks(environment, lambda: open_reader(corpus.storage, config).close())
     if full and shards:
         on_all_ranks(environment, lambda: _verify_share(corpus, environment, config.timeout_s))
     return corpus

@@ -14,7 +14,7 @@ from mri_fm.data.loader import evaluation_batches
 from mri_fm.data.reader import BadSampleError, Fault, ShardReader
 from mri_fm.data.retry import Backoff
 from mri_fm.data.storage import LocalStorage, S3Storage, Storage, open_storage, same_place
-from mri_fm.errors import UserError
+from mri_fm.errors import ResumableError, UserError
 from tests.data.test_loader import CPU, by_position, config, loader, take
 from tests.s3 import BUCKET, S3Server
 
@@ -167,6 +167,15 @@ def test_each_fault_of_s3_has_its_name(own_server: S3Server, ellipsoids: Path) -
     assert fault(corpus.storage, first) is Fault.UNREACHABLE
 
 
+def test_workers_read_from_s3_into_one_cache(address: str, ellipsoids: Path, tmp_path: Path) -> None:
+    expected = by_position(take(loader(ellipsoids), 4))
+    data = config(workers=2, cache_dir=str(tmp_path))
+    fresh, again = (take(loader(address, data), 4) for _ in range(2))
+    assert by_position(fresh) == by_position(again) == expected
+    assert sum(batch.cached for batch in again) == 16
+    assert len(list(tmp_path.glob("*.payload"))) == 7
+
+
 @pytest.mark.usefixtures("impatient")
 def test_a_server_killed_and_restarted_under_a_running_loader_changes_nothing(
     own_server: S3Server, ellipsoids: Path, monkeypatch: pytest.MonkeyPatch
@@ -195,7 +204,7 @@ def test_a_server_that_stays_dead_stops_the_run_with_its_reason(own_server: S3Se
     source = loader(own_server.upload(ellipsoids), config(skip_budget=3))
     next(source)
     own_server.kill()
-    with pytest.raises(UserError, match="the storage did not answer in time"):
+    with pytest.raises(ResumableError, match=r"the storage is away: vol.*did not answer in time.*the same command goes on"):
         take(source, 10)
     source.close()
 

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from mri_fm.engine.loop import EXIT_STOPPED
 from mri_fm.observe.recorder import read_metrics
 from tests.distributed import free_port
 from tests.end_to_end.commands import DEEPSPEED, ROOT, SMALL, finish, kill, run, start, wait_for_step
+from tests.s3 import S3Server
 
 pytestmark = pytest.mark.end_to_end
 
@@ -45,6 +47,36 @@ def test_a_killed_job_resumes_bitwise(corpus, tmp_path):
     assert "resuming after step" in output
     assert losses(tmp_path / "killed") == losses(tmp_path / "undisturbed")
     assert list(losses(tmp_path / "killed")) == list(range(1, 11))
+
+
+@pytest.mark.slow
+def test_a_job_on_s3_with_workers_and_a_cache_equals_one_on_a_folder(corpus, tmp_path):
+    """Its server does not answer for some seconds, and in the end not at all."""
+    words = ("train.steps=8", "checkpoint.every=100", "data.workers=1", f"data.cache_dir={tmp_path / 'cache'}")
+    code, output = run(train_command(corpus, tmp_path / "folder", "train.steps=8"), tmp_path / "log")
+    assert code == 0, output
+    with S3Server() as server:
+        address = server.upload(corpus)
+        process = start(train_command(address, tmp_path / "s3", *words), tmp_path / "log-1")
+        wait_for_step(process, tmp_path / "s3", 1)
+        server.stall()
+        time.sleep(3)
+        server.resume()
+        code, output = finish(process, tmp_path / "log-1")
+        assert code == 0, output
+        server.kill()
+        code, output = run(train_command(address, tmp_path / "late", *words), tmp_path / "log-2")
+    assert losses(tmp_path / "s3") == losses(tmp_path / "folder")
+    assert read_metrics(tmp_path / "s3")[-1]["cache_hits"] > 0
+    assert code == 2
+    assert re.search(r"^error: s3://.*/corpus\.json cannot be read \(S3 does not answer", output, re.MULTILINE), output
+
+
+def test_a_cache_that_cannot_be_written_ends_in_one_line(corpus, tmp_path):
+    code, output = run(train_command(corpus, tmp_path / "run", "data.cache_dir=/proc/cache", ranks=1), tmp_path / "log")
+    assert code == 2
+    (error,) = re.findall(r"^error: .*", output, re.MULTILINE)
+    assert error.startswith("error: data.cache_dir=/proc/cache cannot be written (No such file or directory): give a folder")
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
