@@ -16,6 +16,7 @@ from mri_fm.config import Config, OptimConfig
 from mri_fm.data.positions import check_batch
 from mri_fm.engine.environment import Environment
 from mri_fm.errors import UserError
+from mri_fm.models.vit import as_size3
 from mri_fm.objectives import Objective, objective_class
 
 DEFAULT_DS_CONFIG = Path(__file__).parents[2] / "ds_configs" / "zero1.json"
@@ -111,10 +112,16 @@ def build_optimizer(module: nn.Module, optim: OptimConfig, device: torch.device)
 
 
 def build_objective(config: Config) -> Objective:
-    """The objective with initial weights that depend on the seed alone."""
-    depth, height, width = config.data.size
+    """The objective with initial weights that depend on the seed alone.
+
+    Raises:
+        UserError: it cannot be trained on inputs of `data.size`, or of a stage of the curriculum.
+    """
     torch.manual_seed(config.seed)
-    return objective_class(config.objective.name)(config.objective, config.model, (depth, height, width), config.seed)
+    objective = objective_class(config.objective.name)(config.objective, config.model, as_size3(config.data.size), config.seed)
+    for stage in config.data.curriculum:
+        objective.check_size(as_size3(stage.size))
+    return objective
 
 
 def state_format(sharding: dict[str, Any], config: Config, environment: Environment) -> dict[str, str]:

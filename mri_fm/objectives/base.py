@@ -152,8 +152,8 @@ class Objective(nn.Module):
             raise UserError(f"{error}: take multiples of model.patch={self.sizes.patch}") from error
         if math.prod(grid) < 2:
             raise UserError(
-                f"data.size={list(size)} is a single patch of model.patch={self.sizes.patch}, and masks need two or more: "
-                "take larger volumes or smaller patches"
+                f"an input of {list(size)} voxels is a single patch of model.patch={self.sizes.patch}, and masks need two or "
+                "more: take larger volumes or smaller patches"
             )
 
     def draw_encoder(self, model: ModelConfig, size: Size3) -> VisionTransformer:

@@ -76,6 +76,14 @@ def test_a_batch_that_does_not_divide_is_refused():
         complete_ds_config({}, config(), three)
 
 
+def test_a_stage_of_the_curriculum_that_the_objective_cannot_use_is_refused_before_the_first_step():
+    """No frequency of its size lies in the band, though some of the final size do."""
+    words = ["objective.cutoff=0.94", "objective.cutoff_high=0.959", "data.size=[16,32,32]"]
+    build_objective(config(*words, objective="mae_spectral"))
+    with pytest.raises(UserError, match=r"no frequency of a volume of \(8, 8, 16\) voxels"):
+        build_objective(config(*words, "data.curriculum=[{until: 0.5, size: [8,8,16]}]", objective="mae_spectral"))
+
+
 def test_bf16_without_zero_is_refused():
     with pytest.raises(UserError, match="stage 1"):
         complete_ds_config({"zero_optimization": {"stage": 0}}, config("train.precision=bf16"), ONE_RANK)
