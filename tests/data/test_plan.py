@@ -132,3 +132,16 @@ def test_numbers_out_of_range_are_user_errors(word: str, message: str) -> None:
 def test_sessions_are_not_mixed_by_contrast() -> None:
     with pytest.raises(UserError, match=r"of which a session has several: set data\.session_contrasts=0"):
         load_config("mae", ["data.corpus=C", "run.dir=R", "data.session_contrasts=2", "data.mixture_by=[contrast]"])
+
+
+@pytest.mark.gpu
+def test_a_position_restores_the_stream_with_the_geometry_on_the_gpu(ellipsoids: Path) -> None:
+    whole = batches(ellipsoids, 3, views=2)
+    corpus = Corpus.open(ellipsoids, "size")
+    data = config(views=2, device="gpu")
+    source = TrainLoader(corpus, corpus.select("train"), data, device=torch.device("cuda", 0), start_step=2, **LAYOUT)
+    late = next(source)
+    source.close()
+    assert late.keys == whole[2].keys
+    assert late.positions_B.tolist() == whole[2].positions_B.tolist()
+    assert (late.x_BCZYX.cpu() - whole[2].x_BCZYX).abs().max() < 1e-3
