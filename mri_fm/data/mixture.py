@@ -92,7 +92,7 @@ def quotas(rates: Sequence[float], temperature: float = 1.0) -> list[int]:
         temperature: above 0; infinity gives equal shares.
 
     Returns:
-        Numbers ≥ 1 without a common divisor.
+        Numbers ≥ 1.
     """
     if temperature == 1.0:
         exact = [Fraction(repr(rate)) for rate in rates]  # 0.1 is a tenth here, not the nearest binary number
@@ -100,9 +100,7 @@ def quotas(rates: Sequence[float], temperature: float = 1.0) -> list[int]:
         exact = [Fraction((rate / max(rates)) ** (1.0 / temperature)) for rate in rates]
     shares = [rate / sum(exact) for rate in exact]
     period = math.lcm(*(share.denominator for share in shares))
-    parts = [int(share * period) for share in shares] if period <= LONGEST_PERIOD else _rounded(shares)
-    divisor = math.gcd(*parts)
-    return [part // divisor for part in parts]
+    return [int(share * period) for share in shares] if period <= LONGEST_PERIOD else _rounded(shares)
 
 
 def _rounded(shares: Sequence[Fraction]) -> list[int]:

@@ -57,6 +57,12 @@ def test_lines_are_the_same_for_every_world_start_and_worker_count_of_any_stream
     assert lines(capsys, sessions, "--start", "2", "--steps", "2", "data.workers=2", "data.threads=2", *options) == whole[2:]
 
 
+def test_after_its_stages_a_curriculum_is_the_stream_without_one(ellipsoids: Path, capsys: pytest.CaptureFixture) -> None:
+    plain, grown = lines(capsys, ellipsoids, "--steps", "4"), lines(capsys, ellipsoids, "--steps", "4", *GROWING)
+    assert [a == b for a, b in zip(plain, grown, strict=True)] == [False, False, True, True]
+    assert [json.loads(a)["keys"] == json.loads(b)["keys"] for a, b in zip(plain, grown, strict=True)] == [True] * 4
+
+
 def test_a_mixture_serves_its_shares(ellipsoids: Path, capsys: pytest.CaptureFixture) -> None:
     keys = [key for line in lines(capsys, ellipsoids, "--steps", "4", *MIXED) for key in json.loads(line)["keys"]]
     t1 = [key for key in keys if int(key[3:]) % 2 == 0]

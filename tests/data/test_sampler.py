@@ -119,6 +119,18 @@ def test_a_pool_keeps_its_order_whatever_it_is_mixed_with() -> None:
     assert drawn == [alone.index(position) for position in range(50)]
 
 
+def test_pools_of_one_size_have_orders_of_their_own() -> None:
+    mixed = Sampler(pools([20, 20], [1, 1]), 3)
+    drawn = [mixed.index(position) for position in range(40)]
+    assert [unit for unit in drawn if unit < 20] != [unit - 20 for unit in drawn if unit >= 20]
+
+
+def test_a_lone_member_is_replaced_by_any_unit_of_the_other_pools() -> None:
+    mixed = Sampler(pools([1, 2, 1], [1, 1, 1]), 3)
+    lone = next(position for position in range(3) if mixed.index(position) == 0)
+    assert {mixed.substitute(lone, tries) for tries in range(1, 60)} == {1, 2, 3}
+
+
 def test_the_uniform_stream_is_one_permutation_per_epoch() -> None:
     sampler = Sampler.uniform(50, 9)
     expected = np.concatenate([generator(9, Stream.SHUFFLE, epoch).permutation(50) for epoch in range(2)])
