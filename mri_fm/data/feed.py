@@ -65,8 +65,8 @@ class Feed:
             raise ResumableError("the loader has failed and is not asked again; the same command resumes")
         try:
             outputs = self._ask()
-        except Exception:
-            outputs = self._ask_another()
+        except Exception as error:
+            outputs = self._ask_another(error)
         self._given += 1
         return outputs
 
@@ -74,7 +74,7 @@ class Feed:
         """Drop the pipeline with what it has prefetched, and end its workers."""
         if self._watchdog is not None:
             self._watchdog.close()
-            self._workers.discard()
+        self._workers.discard()
         self._pipeline = self._watchdog = None
         self._source.reader.close()
 
@@ -94,13 +94,13 @@ class Feed:
         with self._watchdog.waiting():
             return self._pipeline.run()
 
-    def _ask_another(self) -> Any:
-        """After an exception: without workers, if they were its cause."""
+    def _ask_another(self, error: Exception) -> Any:
+        """After an error: a pipeline without workers, if they were its cause."""
         problem = self._watchdog.problem(_PATIENCE_S) if self._workers.processes and self._watchdog else None
         first = self._source.activity.first + self._given * self._batch_size
         self.close()
         if problem is None:
-            raise
+            raise error
         _log.warning("%s: going on without workers", problem)
         self._start(0, first)
         self._given = 0

@@ -85,9 +85,10 @@ def test_workers_do_not_change_the_stream(ellipsoids: Path, workers: int) -> Non
     assert take(source, 4) == expected
 
 
-def test_a_closed_loader_leaves_no_workers(ellipsoids: Path) -> None:
+@pytest.mark.parametrize("batches", [0, 1])
+def test_a_closed_loader_leaves_no_workers(ellipsoids: Path, batches: int) -> None:
     source = loader(ellipsoids, workers=2)
-    next(source)
+    assert len(list(islice(source, batches))) == batches
     pids = worker_pids(source)
     assert len(pids) == 2
     os.kill(pids[1], signal.SIGSTOP)
@@ -110,26 +111,31 @@ def test_a_killed_worker_is_named_and_replaced_without_a_gap(ellipsoids: Path, m
     assert "going on without workers" in record.getMessage()
 
 
-def test_a_worker_killed_during_a_read_is_named_with_what_it_read(own_ellipsoids: Path, caplog) -> None:
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_worker_that_dies_or_blocks_in_a_read_is_named_with_what_it_read(
+    own_ellipsoids: Path, killed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     expected = take(loader(own_ellipsoids, workers=0), 6)
-    source = loader(own_ellipsoids, workers=2)
+    source = loader(own_ellipsoids, workers=2, timeout_s=60.0 if killed else 2.0)
     activity = source._batches._feed._source.activity
     content = block(own_ellipsoids)
 
-    def kill_the_reader() -> None:
+    def mend_the_storage() -> None:
         wait_until(lambda: len(activity.busy()) > 0 and time.monotonic() - activity.last_sign() > 0.3)
         reader = activity.busy()[0]
         unblock(own_ellipsoids, content)
-        os.kill(int(activity.rows[reader]["pid"]), signal.SIGKILL)
+        if killed:
+            os.kill(int(activity.rows[reader]["pid"]), signal.SIGKILL)
 
-    killer = Thread(target=kill_the_reader)
-    killer.start()
+    thread = Thread(target=mend_the_storage)
+    thread.start()
     got = take(source, 6)
-    killer.join()
+    thread.join()
     assert got == expected
     (record,) = caplog.records
-    assert "died (signal 9) while reading vol00" in record.getMessage()
+    assert ("died (signal 9) while reading vol00" if killed else "has been reading vol00") in record.getMessage()
     assert f"in {BLOCKED} at position" in record.getMessage()
+    assert "going on without workers" in record.getMessage()
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -162,6 +168,42 @@ def test_workers_die_with_a_parent_that_is_killed(ellipsoids: Path) -> None:
     parent.wait()
     parent.stdout.close()
     wait_until(lambda: all(map(ended, pids)))
+
+
+GPU = """
+import sys
+from itertools import islice
+from pathlib import Path
+import os, signal, torch
+from mri_fm.config import DataConfig
+from mri_fm.data.corpus import Corpus
+from mri_fm.data.loader import TrainLoader
+from tests.data.test_workers import ended, wait_until, worker_pids
+corpus = Corpus.open(sys.argv[1])
+config = DataConfig(corpus="unused", size=[8, 16, 16], workers=2, device="gpu")
+layout = {"seed": 1, "global_batch": 4, "accumulation": 1, "rank": 0, "world": 1, "device": torch.device("cuda", 0)}
+source = TrainLoader(corpus, corpus.select("train"), config, **layout)
+torch.zeros(1).cuda()
+keys = [batch.keys for batch in islice(source, 2)]
+os.kill(worker_pids(source)[0], signal.SIGKILL)
+wait_until(lambda: ended(worker_pids(source)[0]))
+keys += [batch.keys for batch in islice(source, 2)]
+source.close()
+print(keys)
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_workers_forked_before_cuda_feed_the_gpu_and_can_be_done_without(ellipsoids: Path) -> None:
+    """In a process of its own, since here CUDA may be in use already."""
+    command = [sys.executable, "-c", GPU, str(ellipsoids)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    source = loader(ellipsoids, workers=0)
+    assert done.stdout.strip() == str([batch.keys for batch in islice(source, 4)])
+    source.close()
+    assert "going on without workers" in done.stderr
 
 
 def test_a_failed_feed_is_not_asked_again(ellipsoids: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from mri_fm.config import Config, load_config
 from mri_fm.data.corpus import Corpus, Sample
-from mri_fm.engine.checkpoint import latest_checkpoint, read_meta
+from mri_fm.engine.checkpoint import find_checkpoint, read_meta
 from mri_fm.engine.environment import read_environment, start_process_group
 from mri_fm.engine.feeding import forked_workers
 from mri_fm.engine.loop import EXIT_DONE, Trainer, run_training
@@ -86,7 +86,7 @@ def test_skips_count_over_all_ranks_and_over_a_resume(own_corpus: Path, tmp_path
     assert [record["skips"] for record in records] == first[1]
     assert records[0]["skips"] == 0
     assert records[-1]["skips"] == 2
-    saved = read_meta(latest_checkpoint(tmp_path / "run"))
+    saved = read_meta(find_checkpoint(tmp_path / "run"))
     assert saved["skips"] == records[saved["step"] - 1]["skips"]
     again = run_ranks(train_rank, 2, whole, None)
     assert again[0][0] == again[1][0]
