@@ -28,6 +28,7 @@ from mri_fm.data.corpus import Corpus, Sample
 from mri_fm.data.loader import Batch, TrainLoader, evaluation_batches
 from mri_fm.data.params import SampleParams
 from mri_fm.data.plan import plan_training
+from mri_fm.data.positions import row_of
 from mri_fm.data.reader import open_reader
 from mri_fm.errors import UserError, run_main
 from mri_fm.observe.page import figure_address, html_page
@@ -84,7 +85,8 @@ def preview_html(corpus: Corpus, config: Config, count: int) -> str:
     for name, on, augment in tqdm(kinds, desc="preview", unit="kind", leave=False):
         shown = _inputs(corpus, samples, dataclasses.replace(data, augment=augment), config.seed, steps=1)
         blocks.append(f"<h3>{escape(name)}{'' if on else ' (off in this configuration)'}</h3>{_rows(shown, plain)}")
-    together = _rows(_inputs(corpus, samples, data, config.seed, steps=_TOGETHER), plain)
+    viewed = dataclasses.replace(data, views=config.data.views)
+    together = _rows(_inputs(corpus, samples, viewed, config.seed, steps=_TOGETHER), plain)
     size = " × ".join(map(str, data.size))
     head = f"""<h1>Inputs of {size} voxels</h1><p class="note">Left in every row the centre crop as an evaluation sees it, right
 an input for training: slices through the middle across depth, height and width, in the same grey window.</p>"""
@@ -126,7 +128,8 @@ def _inputs(corpus: Corpus, samples: list[Sample], data: DataConfig, seed: int, 
     for batch in (next(loader) for _ in range(steps)):
         for place, (row, key) in enumerate(zip(batch.positions_B.tolist(), batch.keys, strict=True)):
             params = plan.params(row, by_key[key], reader.read(by_key[key]))
-            described = (*describe_params(params, data.augment.rician), *describe_artefacts(plan.artefacts(row)))
+            view = (f"view {row_of(row).view + 1} of {data.views}",) if data.views > 1 else ()
+            described = (*view, *describe_params(params, data.augment.rician), *describe_artefacts(plan.artefacts(row)))
             shown.append(_shown(batch, place, by_key[key], described))
     loader.close()
     reader.close()

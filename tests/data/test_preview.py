@@ -21,7 +21,8 @@ def test_the_page_shows_every_kind_alone_and_all_together(
     assert re.findall(r"<h3>([a-z]+)", page) == KINDS
     off = re.findall(r"<h3>([a-z]+) \(off in this configuration\)", page)
     assert off == ["motion", "ghosting", "spike", "anisotropy"]
-    assert page.count('src="data:image/png;base64,') == page.count("<img") == len(KINDS) + 3
+    assert page.count('src="data:image/png;base64,') == page.count("<img") == len(KINDS) + 3 * 2
+    assert page.count("view 1 of 2") == page.count("view 2 of 2") == 3
     assert "http" not in page
     assert "<script" not in page
     assert "preview: " in err  # the progress bar
