@@ -18,6 +18,7 @@ _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 _MASK_64 = (1 << 64) - 1
+_CPU_BLOCK = 1 << 16  # numbers that stay in a core's cache from one operation to the next
 
 
 class Stream(IntEnum):
@@ -60,7 +61,7 @@ def _mix_(x: Tensor) -> Tensor:
     return x.bitwise_xor_(_shift_right(x, 31))
 
 
-def hash_bits(seed: int, stream: Stream, positions_B: Tensor, count: int) -> Tensor:
+def hash_bits(seed: int, stream: Stream, positions_B: Tensor, count: int, first: int = 0) -> Tensor:
     """64 random bits for each (position, counter) pair.
 
     Args:
@@ -68,6 +69,7 @@ def hash_bits(seed: int, stream: Stream, positions_B: Tensor, count: int) -> Ten
         stream: which independent stream.
         positions_B: int64 (B,), global sample positions; the result lies on their device.
         count: how many numbers per position.
+        first: the counter of the first of them.
 
     Returns:
         int64 (B, count), uniform over all 64-bit patterns.
@@ -75,7 +77,7 @@ def hash_bits(seed: int, stream: Stream, positions_B: Tensor, count: int) -> Ten
     lane = _signed(seed * 0x9E3779B97F4A7C15 + int(stream))
     mixed_lane = int(_mix_(torch.tensor(lane)))  # on the host: no copy to the device that would wait for it
     row_B1 = _mix_(_mix_(positions_B.to(torch.int64) ^ mixed_lane).add_(lane))[:, None]
-    counter_N = torch.arange(1, count + 1, device=positions_B.device).mul_(_GOLDEN)
+    counter_N = torch.arange(first + 1, first + count + 1, device=positions_B.device).mul_(_GOLDEN)
     return _mix_(row_B1 + counter_N)
 
 
@@ -87,13 +89,16 @@ def uniform(seed: int, stream: Stream, positions_B: Tensor, count: int) -> Tenso
 def normal(seed: int, stream: Stream, positions_B: Tensor, count: int) -> Tensor:
     """Standard normal float32 (B, count) by Box-Muller, two values from each 64 bits; see `hash_bits` for the arguments."""
     half = (count + 1) // 2
-    bits = hash_bits(seed, stream, positions_B, half)
-    radius = (bits & 0xFFFFFFFF).to(torch.float32).add_(0.5).mul_(2.0**-32).clamp_(max=1 - 2**-24)
-    radius.log_().mul_(-2.0).sqrt_()
-    angle = _shift_right(bits, 32).to(torch.float32).mul_(2.0 * math.pi * 2.0**-32)
-    values = radius.new_empty(len(radius), 2 * half)
-    torch.mul(radius, angle.cos(), out=values[:, :half])
-    torch.mul(radius, angle.sin_(), out=values[:, half:])
+    block = _CPU_BLOCK if positions_B.device.type == "cpu" else max(half, 1)
+    values = torch.empty(len(positions_B), 2 * half, device=positions_B.device)
+    for first in range(0, half, block):
+        last = min(first + block, half)
+        bits = hash_bits(seed, stream, positions_B, last - first, first)
+        radius = (bits & 0xFFFFFFFF).to(torch.float32).add_(0.5).mul_(2.0**-32).clamp_(max=1 - 2**-24)
+        radius.log_().mul_(-2.0).sqrt_()
+        angle = _shift_right(bits, 32).to(torch.float32).mul_(2.0 * math.pi * 2.0**-32)
+        torch.mul(radius, angle.cos(), out=values[:, first:last])
+        torch.mul(radius, angle.sin_(), out=values[:, half + first : half + last])
     return values[:, :count]
 
 

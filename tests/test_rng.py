@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mri_fm import rng
 from mri_fm.rng import Stream, generator, hash_bits, normal, uniform
 
 MASK = (1 << 64) - 1
@@ -49,6 +50,16 @@ def test_rows_do_not_depend_on_their_batch() -> None:
     for row, position in zip(together, positions, strict=True):
         assert torch.equal(row, normal(3, Stream.NOISE, position[None], 1001)[0])
     assert positions.tolist() == [7, 0, 123456789]
+
+
+@pytest.mark.parametrize("block", [1, 7, 64])
+def test_blocks_do_not_show_in_normal_numbers(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    positions = torch.tensor([7, 11])
+    for count in (0, 1, 127, 128):
+        whole = normal(3, Stream.NOISE, positions, count)
+        with monkeypatch.context() as patch:
+            patch.setattr(rng, "_CPU_BLOCK", block)
+            assert torch.equal(normal(3, Stream.NOISE, positions, count), whole)
 
 
 def test_uniform_is_the_high_bits_in_the_unit_interval() -> None:
