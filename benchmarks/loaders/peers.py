@@ -7,7 +7,7 @@ Axes: X, Y, Z voxels of a RAS+ volume; Z, Y, X the same from the other end; D, H
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,12 @@ LEFT_RIGHT_ZYX = 2
 
 def random_plane(volume: Tensor, flip_axis: int) -> tuple[Tensor, int]:
     """Random depth axis first, a square at a random place of the other two; also where `flip_axis` of the three went."""
+    volume_DHW, (top, left, side), flip_axis = random_square(volume, flip_axis)
+    return volume_DHW[:, top : top + side, left : left + side], flip_axis
+
+
+def random_square(volume: Tensor, flip_axis: int) -> tuple[Tensor, tuple[int, int, int], int]:
+    """As `random_plane`, but with the square's top, left and side in place of the crop."""
     shape = volume.shape
     isotropic = max(shape) / min(shape) < ORIENTATION_LIMIT
     depth = int(torch.randint(3, ())) if isotropic else int(np.argmin(shape))
@@ -36,7 +42,7 @@ def random_plane(volume: Tensor, flip_axis: int) -> tuple[Tensor, int]:
     order = [depth, *(axis for axis in range(3) if axis != depth)]
     side = min(volume_DHW.shape[1:])
     top, left = (int(torch.randint(length - side + 1, ())) for length in volume_DHW.shape[1:])
-    return volume_DHW[:, top : top + side, left : left + side], order.index(flip_axis)
+    return volume_DHW, (top, left, side), order.index(flip_axis)
 
 
 def uniform(low: float, high: float) -> float:
@@ -67,10 +73,13 @@ def webdataset_torch(settings: Settings) -> Iterator[Tensor]:
 
 def augment_torch(voxels_ZYX: Tensor, window: tuple[float, float], settings: Settings) -> Tensor:
     """Ours in torch's own operators, in place where they can be; float32 (1, D, H, W)."""
-    volume_DHW, flip_axis = random_plane(voxels_ZYX, LEFT_RIGHT_ZYX)
-    volume_DHW = resize(volume_DHW, settings.size, uniform(1 - settings.scale, 1 + settings.scale))
+    factor = uniform(1 - settings.scale, 1 + settings.scale)
     if settings.rotation:
-        volume_DHW = rotate(volume_DHW, uniform(-settings.rotation, settings.rotation))
+        whole_DHW, square, flip_axis = random_square(voxels_ZYX, LEFT_RIGHT_ZYX)
+        volume_DHW = warp(whole_DHW, square, settings.size, factor, uniform(-settings.rotation, settings.rotation))
+    else:
+        crop_DHW, flip_axis = random_plane(voxels_ZYX, LEFT_RIGHT_ZYX)
+        volume_DHW = resize(crop_DHW, settings.size, (factor, factor, factor))
     if uniform(0, 1) < FLIP:
         volume_DHW = volume_DHW.flip(flip_axis)
     foreground_DHW = volume_DHW > 0.5
@@ -87,24 +96,31 @@ def augment_torch(voxels_ZYX: Tensor, window: tuple[float, float], settings: Set
     return x_DHW[None]
 
 
-def resize(volume_DHW: Tensor, size: tuple[int, int, int], factor: float) -> Tensor:
-    """The middle of the crop enlarged, or all of it made smaller amid zeros; one interpolation either way."""
-    shape = volume_DHW.shape
-    if factor > 1:
-        kept = [round(length / factor) for length in shape]
-        for axis, (length, part) in enumerate(zip(shape, kept, strict=True)):
-            volume_DHW = volume_DHW.narrow(axis, (length - part) // 2, part)
-    inner = [round(length * min(factor, 1)) for length in size]
+def resize(volume_DHW: Tensor, size: Sequence[int], factors: tuple[float, float, float]) -> Tensor:
+    """Along each axis the middle enlarged, or all of it made smaller amid zeros; one interpolation either way."""
+    for axis, factor in enumerate(factors):
+        length = volume_DHW.shape[axis]
+        kept = round(length / max(factor, 1))
+        volume_DHW = volume_DHW.narrow(axis, (length - kept) // 2, kept)
+    inner = [round(length * min(factor, 1)) for length, factor in zip(size, factors, strict=True)]
     small_DHW = functional.interpolate(volume_DHW.float()[None, None], size=inner, mode="trilinear")[0, 0]
     missing = [length - part for length, part in zip(size, inner, strict=True)]
     return functional.pad(small_DHW, [side for gap in reversed(missing) for side in (gap // 2, gap - gap // 2)])
 
 
-def rotate(volume_DHW: Tensor, degrees: float) -> Tensor:
-    """In the plane, the slices being the channels of one image."""
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    grid = functional.affine_grid(torch.tensor([[[cos, -sin, 0], [sin, cos, 0]]]), [1, *volume_DHW.shape], align_corners=False)
-    return functional.grid_sample(volume_DHW[None], grid, align_corners=False)[0]
+def warp(volume_DHW: Tensor, square: tuple[int, int, int], size: tuple[int, int, int], factor: float, degrees: float) -> Tensor:
+    """Crop, scale, turn and resize with one interpolation per axis: the depth, then the plane with slices as channels."""
+    top, left, side = square
+    depth, height, width = size[0], *volume_DHW.shape[1:]
+    slices_DHW = resize(volume_DHW, (depth, height, width), (factor, 1, 1))
+    cos, sin = math.cos(math.radians(degrees)) / factor, math.sin(math.radians(degrees)) / factor
+    across, down = side / width, side / height  # half the square, where half the plane is 1
+    theta = [
+        [across * cos, -across * sin, (2 * left + side) / width - 1],
+        [down * sin, down * cos, (2 * top + side) / height - 1],
+    ]
+    grid = functional.affine_grid(torch.tensor([theta]), [1, *size], align_corners=False)
+    return functional.grid_sample(slices_DHW[None], grid, align_corners=False)[0]
 
 
 def blur(volume_DHW: Tensor, deviation: float) -> Tensor:

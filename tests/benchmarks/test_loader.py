@@ -77,13 +77,18 @@ def test_the_torch_peer_resamples_and_scales_as_ours_does(settings, monkeypatch:
 
 @pytest.mark.parametrize("factor", [0.9, 1.0, 1.1])
 def test_the_torch_peer_scales_about_the_middle(settings, factor: float) -> None:
-    from loaders.peers import resize, rotate
+    from loaders.peers import resize, warp
 
     depth, height, width = torch.meshgrid(*[torch.linspace(-1, 1, 40)] * 3, indexing="ij")
     ball_DHW = ((depth**2 + height**2 + width**2) < 0.25).float()
-    scaled_DHW = rotate(resize(ball_DHW, (40, 40, 40), factor), 10.0)
-    assert scaled_DHW.shape == ball_DHW.shape
-    assert float(scaled_DHW.sum() / ball_DHW.sum()) == pytest.approx(factor**3, rel=0.1)
+    small, large = (20, 20, 20), (40, 40, 40)
+    crop_DHW = ball_DHW[5:35, 5:35, 5:35]
+    assert float(resize(crop_DHW, small, (factor,) * 3).mean() / crop_DHW.mean()) == pytest.approx(factor**3, rel=0.1)
+    still_DHW = warp(ball_DHW, (0, 0, 40), large, factor, 0.0)
+    assert (still_DHW - resize(ball_DHW, large, (factor,) * 3)).abs().mean() < 0.01
+    moved_DHW = warp(ball_DHW, (10, 0, 40 - 10), (40, 30, 30), 1.0, 0.0)
+    assert (moved_DHW - ball_DHW[:, 10:, :30]).abs().max() < 1e-4
+    assert (warp(ball_DHW, (0, 0, 40), large, factor, 30.0) - still_DHW).abs().mean() < 0.02
 
 
 @pytest.mark.parametrize(("name", "options"), [("monai", [True, False]), ("torchio", [True, False]), ("paper", [None])])
