@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ import torch
 from mri_fm.errors import EXIT_USER_ERROR, UserError
 
 _RANK_0_HEAD_START_S = 5.0
+_SLURM_FIRST_PORT, _SLURM_PORTS = 20000, 10000
 _PATIENCE = timedelta(days=7)  # a rank that is gone is missed by `Peers`, not by a collective
 Result = TypeVar("Result")
 
@@ -41,14 +43,87 @@ class Environment:
 
 
 def read_environment() -> Environment:
-    """The place that the launcher wrote into the process' environment; one rank where there was no launcher."""
+    """The place that the launcher wrote into the process' environment; one rank where there was no launcher.
+
+    `deepspeed` and `torchrun` write RANK, WORLD_SIZE, LOCAL_RANK and MASTER_*; `srun` writes SLURM_*, from which those are then
+    set, since DeepSpeed reads them. In a batch script, which Slurm numbers too, only what `srun` has started counts.
+
+    Raises:
+        UserError: one of these is missing beside the others, is not a number or does not fit the others.
+    """
+    if "WORLD_SIZE" not in os.environ and "SLURM_STEP_ID" in os.environ:
+        os.environ.update(slurm_environment(os.environ))
     port = "29500" if "WORLD_SIZE" in os.environ else "0"  # alone: any free one, so that runs can stand side by side
+    if "RANK" not in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError("WORLD_SIZE is set and RANK is not: start with deepspeed, torchrun or srun, or unset WORLD_SIZE")
     defaults = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    number = {name: int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    local_world = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or number["WORLD_SIZE"])
-    return Environment(number["RANK"], number["WORLD_SIZE"], number["LOCAL_RANK"], local_world)
+    rank, world, local_rank = (_number(os.environ, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    local_world = next(
+        (_number(os.environ, name) for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE") if os.environ.get(name)), world
+    )
+    if not (0 <= rank < world and 0 <= local_rank < local_world <= world):
+        raise UserError(
+            f"RANK={rank}, WORLD_SIZE={world}, LOCAL_RANK={local_rank}, LOCAL_WORLD_SIZE={local_world} do not fit together: "
+            "start with deepspeed, torchrun or srun, which set them"
+        )
+    return Environment(rank, world, local_rank, local_world)
+
+
+def slurm_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """What `torchrun` would set, from what `srun` has set for one task.
+
+    The first host of the step keeps the store at which ranks meet; its port follows from the job's number, below the range
+    that systems give out by themselves, unless MASTER_PORT is set. See "OUTPUT ENVIRONMENT VARIABLES" of srun(1).
+
+    Raises:
+        UserError: a variable is missing or malformed.
+    """
+    names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_JOB_ID")
+    rank, world, local_rank, node, job = (_number(variables, name) for name in names)
+    tasks = _expand_counts(_required(variables, "SLURM_STEP_TASKS_PER_NODE"))
+    if node >= len(tasks):
+        raise UserError(f"SLURM_NODEID={node} is beyond SLURM_STEP_TASKS_PER_NODE={variables['SLURM_STEP_TASKS_PER_NODE']}")
+    return {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_RANK": str(local_rank),
+        "LOCAL_WORLD_SIZE": str(tasks[node]),
+        "MASTER_ADDR": variables.get("MASTER_ADDR") or first_host(_required(variables, "SLURM_STEP_NODELIST")),
+        "MASTER_PORT": variables.get("MASTER_PORT") or str(_SLURM_FIRST_PORT + job % _SLURM_PORTS),
+    }
+
+
+def first_host(nodes: str) -> str:
+    """The first host of a Slurm node list such as `gpu[003-006,012],login1`."""
+    return re.sub(r"\[(\d+)[^\]]*\]", r"\1", re.split(r",(?![^\[]*\])", nodes)[0])
+
+
+def _expand_counts(counts: str) -> list[int]:
+    """`8(x2),4` is 8, 8, 4."""
+    expanded: list[int] = []
+    for part in counts.split(","):
+        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
+        if match is None:
+            raise UserError(f"SLURM_STEP_TASKS_PER_NODE={counts} is not of the form 8(x2),4")
+        expanded += [int(match[1])] * int(match[2] or 1)
+    return expanded
+
+
+def _required(variables: Mapping[str, str], name: str) -> str:
+    if not variables.get(name):
+        raise UserError(
+            f"{name} is not set, though other variables of its launcher are: start ranks with deepspeed, torchrun or srun"
+        )
+    return variables[name]
+
+
+def _number(variables: Mapping[str, str], name: str) -> int:
+    value = _required(variables, name)
+    if not value.isdecimal():
+        raise UserError(f"{name}={value} is not a number: start ranks with deepspeed, torchrun or srun, which set it")
+    return int(value)
 
 
 def start_process_group(environment: Environment) -> None:

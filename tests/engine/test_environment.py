@@ -5,7 +5,7 @@ from contextlib import suppress
 import pytest
 import torch
 
-from mri_fm.engine.environment import on_rank_0, read_environment
+from mri_fm.engine.environment import Environment, first_host, on_rank_0, read_environment
 from mri_fm.errors import UserError
 from tests.distributed import run_ranks
 
@@ -46,3 +46,85 @@ def test_without_a_launcher_a_run_does_not_need_the_usual_port():
             other.bind(("0.0.0.0", 29500))
             other.listen()
         assert run_ranks(join_alone, 1) == [1]
+
+
+SRUN = {
+    "SLURM_JOB_ID": "1234567",
+    "SLURM_STEP_ID": "0",
+    "SLURM_PROCID": "17",
+    "SLURM_STEP_NUM_TASKS": "20",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "2",
+    "SLURM_STEP_TASKS_PER_NODE": "8(x2),4",
+    "SLURM_STEP_NODELIST": "gpu[007-008,012]",
+}
+PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Sets the variables of a launcher, all others being absent; what is set meanwhile is taken back."""
+
+    def launch(variables: dict[str, str]) -> None:
+        for name in (*PLACE, *(name for name in os.environ if name.startswith("SLURM_"))):
+            monkeypatch.setenv(name, "")  # so that its end is noted, too
+            monkeypatch.delenv(name)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return launch
+
+
+def test_srun_names_the_place(launched):
+    launched(SRUN)
+    assert read_environment() == Environment(17, 20, 1, 4)
+    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("gpu007", "24567")
+    assert (os.environ["RANK"], os.environ["WORLD_SIZE"], os.environ["LOCAL_RANK"]) == ("17", "20", "1")
+
+
+def test_a_launcher_inside_a_slurm_job_comes_before_slurm(launched):
+    launched(SRUN | {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"})
+    assert read_environment() == Environment(1, 2, 1, 2)
+
+
+def test_torchruns_place_and_its_port_are_kept(launched):
+    launched({"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "8", "MASTER_PORT": "1234"})
+    assert read_environment() == Environment(9, 16, 1, 8)
+    assert os.environ["MASTER_PORT"] == "1234"
+
+
+def test_a_batch_script_without_srun_is_one_rank(launched):
+    launched({"SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "SLURM_NTASKS": "16", "SLURM_LOCALID": "0"})
+    assert read_environment() == Environment(0, 1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        (SRUN | {"SLURM_PROCID": ""}, "SLURM_PROCID is not set"),
+        (SRUN | {"SLURM_STEP_NUM_TASKS": "many"}, "SLURM_STEP_NUM_TASKS=many is not a number"),
+        (SRUN | {"SLURM_STEP_TASKS_PER_NODE": "8*2"}, "SLURM_STEP_TASKS_PER_NODE=8"),
+        (SRUN | {"SLURM_NODEID": "3"}, "SLURM_NODEID=3"),
+        ({"WORLD_SIZE": "8"}, "RANK is not"),
+        ({"RANK": "8", "WORLD_SIZE": "8", "LOCAL_RANK": "0"}, "do not fit together"),
+        ({"RANK": "-1", "WORLD_SIZE": "8", "LOCAL_RANK": "0"}, "RANK=-1"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused(launched, variables, named):
+    launched(variables)
+    with pytest.raises(UserError, match=named):
+        read_environment()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [
+        ("gpu1", "gpu1"),
+        ("a-3,b-4", "a-3"),
+        ("gpu[003-006,012],login1", "gpu003"),
+        ("rack[1-2]n[01-08]", "rack1n01"),
+        ("n[5,7-9].cluster.example", "n5.cluster.example"),
+    ],
+)
+def test_the_first_host_of_a_node_list(nodes, host):
+    assert first_host(nodes) == host
