@@ -26,6 +26,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from pretraining.report import (
     Arms,
+    chance,
     draw_losses,
     draw_probes,
     figure_file,
@@ -140,6 +141,8 @@ def main() -> int:
     header += [f"{label}{part}" for label in labels for part in (" AUROC", " − paper")]
     print(heading(bench, next(iter(finished.values())), labels))
     print(table(header, [row for objective, arms in finished.items() for row in rows_of(bench, objective, arms, labels)]))
+    for arms in finished.values():
+        print(chance(bench, arms["default"][0], labels))
     draw(bench, finished, labels, options)
     return 0
 

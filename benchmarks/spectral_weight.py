@@ -22,7 +22,18 @@ from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import numpy as np
-from pretraining.report import Arms, draw_losses, draw_probes, figure_file, finished_arms, heading, probe_cells, probes, table
+from pretraining.report import (
+    Arms,
+    chance,
+    draw_losses,
+    draw_probes,
+    figure_file,
+    finished_arms,
+    heading,
+    probe_cells,
+    probes,
+    table,
+)
 from pretraining.runs import Bench, Run, add_options, bench_of, build_corpus, spectral_run, train_all
 from pretraining.voxels import ABOVE_CUTOFF, BANDS, Measures, log_magnitude, relative, voxel_curve
 
@@ -139,6 +150,7 @@ def report(bench: Bench, arms: Arms, measured: Measured, options: argparse.Names
     print(f"By the rule: λ = {choose(measured):g}.\n")
     parts = [f"{label}{part}" for label in options.labels for part in (" AUROC", " − λ 0")]
     print(table(["", *parts], probe_rows(bench, arms, options.labels)))
+    print(chance(bench, next(iter(arms.values()))[0], options.labels))
     draw(bench, arms, measured, options)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from mri_fm.evaluate.task import Task, read_task
 from mri_fm.models.vit import VisionTransformer
 from pretraining.runs import Bench, Run
 
-UNIT, FOLDS, DIVISIONS = "subject", 5, 5
+UNIT, FOLDS, DIVISIONS, SHUFFLES = "subject", 5, 5, 60
 Scores = dict[int, dict[str, list[list[float]]]]
 """Probability of the second class by step and label: one row of S values for each division into folds."""
 
@@ -64,9 +65,9 @@ def _features(corpus: Corpus, folder: Path, step: int) -> np.ndarray:
     return embed({"encoder": encoder}, batches, [sample.key for sample in corpus.samples], cpu).pooled["encoder"]
 
 
-def _out_of_fold(feature_SD: np.ndarray, task: Task) -> list[list[float]]:
+def _out_of_fold(feature_SD: np.ndarray, task: Task, divisions: int = DIVISIONS) -> list[list[float]]:
     rows = []
-    for division in range(DIVISIONS):
+    for division in range(divisions):
         fold_S = grouped_folds(task.label_S, task.unit_S, FOLDS, seed=division)
         score_SK = out_of_fold(feature_SD[task.row_S], task.label_S, task.unit_S, fold_S, fit_linear, seed=division)
         rows.append(np.round(score_SK[:, 1], 6).tolist())
@@ -92,6 +93,20 @@ def mean_auroc(task: Task, rows: Mapping[str, Sequence[Sequence[float]]]) -> dic
         point = float(np.mean([auroc(task.label_S, flat[key])[0] for key in keys]))
         result[name] = (point, np.mean([resampled[key] for key in keys], axis=0))
     return result
+
+
+@threadpool_limits.wrap(limits=1)
+def shuffled_auroc(bench: Bench, run: Run, label: str) -> list[float]:
+    """AUROC at the last step with labels shuffled over people, one division each time: what no signal looks like here."""
+    file = bench.folder(run) / f"shuffled-{label}.json"
+    if not file.is_file():
+        corpus = Corpus.open(bench.corpus, "size")
+        feature_SD, task = _features(corpus, bench.folder(run), bench.steps), read_task(corpus.table, label, UNIT)
+        rng = np.random.default_rng(0)
+        tasks = [replace(task, label_S=rng.permutation(task.label_S)) for _ in range(SHUFFLES)]
+        rows = [_columns(_out_of_fold(feature_SD, shuffled, divisions=1)[0]) for shuffled in tasks]
+        file.write_text(json.dumps([float(auroc(t.label_S, row)[0]) for t, row in zip(tasks, rows, strict=True)]))
+    return list(json.loads(file.read_text()))
 
 
 def _columns(row: Sequence[float]) -> np.ndarray:

@@ -14,7 +14,7 @@ import torch
 from matplotlib.axes import Axes
 
 from mri_fm.config import config_from_yaml
-from pretraining.probes import DIVISIONS, FOLDS, Scores, mean_auroc, probe_curve, task_of
+from pretraining.probes import DIVISIONS, FOLDS, SHUFFLES, Scores, mean_auroc, probe_curve, shuffled_auroc, task_of
 from pretraining.runs import Bench, Run
 
 mpl.use("Agg")
@@ -66,6 +66,15 @@ def probe_cells(bench: Bench, scores: Mapping[str, list[Scores]], label: str) ->
         arm: [with_interval(point, values_R), "" if point is first else with_interval(point - first, values_R - resampled, "+")]
         for arm, (point, values_R) in figures.items()
     }
+
+
+def chance(bench: Bench, run: Run, labels: Sequence[str]) -> str:
+    """What the AUROCs of a table are to be held against: the same with shuffled labels."""
+    drawn = {label: np.array(shuffled_auroc(bench, run, label)) for label in labels}
+    spans = [
+        f"{label} {v.mean():.2f} [{np.quantile(v, LEVEL[0]):.2f}, {np.quantile(v, LEVEL[1]):.2f}]" for label, v in drawn.items()
+    ]
+    return f"With labels shuffled over people ({SHUFFLES} times, features of {run.name}): {', '.join(spans)}.\n"
 
 
 def with_interval(point: float, values: np.ndarray, sign: str = "") -> str:
