@@ -19,6 +19,7 @@ from torch.utils.dlpack import from_dlpack
 from mri_fm.config import DataConfig
 from mri_fm.data.corpus import Corpus, Sample
 from mri_fm.data.feed import Feed
+from mri_fm.data.inflate import InflatingSource, can_inflate
 from mri_fm.data.noise import Scan, acquire_
 from mri_fm.data.pipeline import build_pipeline
 from mri_fm.data.plan import EvaluationPlan, Plan, plan_training
@@ -210,11 +211,14 @@ class _PipelineBatches:
     ) -> None:
         self._samples, self._plan, self._device = samples, plan, device
         self._rician = config.augment.rician
-        source = SampleSource(samples, plan, config.statistics, reader)
+        dali_device = _dali_device(config.device, device)
+        inflate = can_inflate(samples, reader, config, dali_device)
+        source = (InflatingSource if inflate else SampleSource)(samples, plan, config.statistics, reader)
         build = partial(
             build_pipeline,
             source,
-            device=_dali_device(config.device, device),
+            device=dali_device,
+            inflate=inflate,
             statistics=config.statistics,
             batch_size=batch_size,
             threads=config.threads,

@@ -42,6 +42,13 @@ INPUTS: tuple[tuple[str, Any, int, str], ...] = (
 )
 """Name, type, rank and layout of what the source feeds, in order."""
 
+BLOCKS: tuple[tuple[str, Any, int, str], ...] = (
+    ("blocks", dali.UINT8, 1, ""),
+    ("block_sizes", dali.INT32, 1, ""),
+    ("plane_shape", dali.INT32, 1, ""),
+)
+"""What comes in place of voxels where the GPU inflates them: one LZ4 block per plane (y, x)."""
+
 
 def build_pipeline(
     source: Callable[[Any], tuple[Any, ...]],
@@ -54,6 +61,7 @@ def build_pipeline(
     prefetch: int = 1,
     workers: int = 0,
     sample_bytes: int | None = None,
+    inflate: bool = False,
 ) -> Any:
     """Build the pipeline of one rank.
 
@@ -67,6 +75,7 @@ def build_pipeline(
         prefetch: batches that are worked on ahead.
         workers: processes that call the source, forked here, so before CUDA is initialised; 0: this process calls it.
         sample_bytes: what the source returns for the largest sample, so that the shared memory of workers need not grow.
+        inflate: the source gives `BLOCKS` in place of voxels; on a GPU alone.
 
     Returns:
         An `nvidia.dali.Pipeline`, built by its first run; each run gives volumes float32 (depth, height, width, 1), their
@@ -79,6 +88,7 @@ def build_pipeline(
         statistics,
         workers > 0,
         sample_bytes if workers else None,
+        inflate,
         batch_size=batch_size,
         num_threads=threads,
         device_id=device_id if device == "gpu" else None,
@@ -91,8 +101,8 @@ def build_pipeline(
 
 
 @pipeline_def(enable_conditionals=True)
-def _graph(source: Any, device: str, statistics: str, parallel: bool, sample_bytes: int | None) -> Any:
-    given = _inputs(source, device, parallel, sample_bytes)
+def _graph(source: Any, device: str, statistics: str, parallel: bool, sample_bytes: int | None, inflate: bool) -> Any:
+    given = _inputs(source, device, parallel, sample_bytes, inflate)
     volume = _depth_first(_read(given), given)
     foreground = volume > FOREGROUND  # from the geometry alone: what follows changes intensities only
     normalised, air = _z_score(_blurred(_shaded(volume, given), given), foreground, statistics)
@@ -100,19 +110,23 @@ def _graph(source: Any, device: str, statistics: str, parallel: bool, sample_byt
 
 
 @do_not_convert
-def _inputs(source: Any, device: str, parallel: bool, sample_bytes: int | None) -> dict[str, Any]:
+def _inputs(source: Any, device: str, parallel: bool, sample_bytes: int | None, inflate: bool) -> dict[str, Any]:
     """`INPUTS` by name; what voxels are computed from goes to the device, arguments of operators stay on the CPU."""
+    fed = (*BLOCKS, *INPUTS[1:]) if inflate else INPUTS
     inputs = fn.external_source(
         source,
-        num_outputs=len(INPUTS),
+        num_outputs=len(fed),
         batch=False,
         parallel=parallel,
         bytes_per_sample_hint=sample_bytes,
-        dtype=[kind for _, kind, _, _ in INPUTS],
-        ndim=[rank for _, _, rank, _ in INPUTS],
-        layout=[layout for _, _, _, layout in INPUTS],
+        dtype=[kind for _, kind, _, _ in fed],
+        ndim=[rank for _, _, rank, _ in fed],
+        layout=[layout for _, _, _, layout in fed],
     )
-    given = dict(zip((name for name, _, _, _ in INPUTS), inputs, strict=True))
+    given = dict(zip((name for name, _, _, _ in fed), inputs, strict=True))
+    if inflate:
+        planes = {"chunk_sizes": given["block_sizes"], "shape": given["plane_shape"], "dtype": dali.INT16}
+        given["voxels"] = fn.decoders.inflate(given["blocks"].gpu(), **planes, layout="HWC", sequence_axis_name="D")
     if device == "gpu":
         given |= {name: given[name].gpu() for name in ("voxels", "window", "gamma", "bias")}
     return given

@@ -90,18 +90,20 @@ class ShardReader:
         Raises:
             BadSampleError: short read, checksum or shape mismatch, or a storage that fails.
         """
+        return decode(self.read_payload(sample), sample)
+
+    def read_payload(self, sample: Sample) -> bytes:
+        """The bytes of a sample as they are stored, checked; raises as `read`."""
         try:
-            payload = retried(partial(self._payload, sample), (BadSampleError,), STORED)
+            return retried(partial(self._payload, sample), (BadSampleError,), STORED)
         except TRANSIENT as error:
             raise BadSampleError(Fault.UNREACHABLE) from error
-        return decode(payload, sample)
 
     def close(self) -> None:
         """Close every open shard."""
         self._storage.close()
 
     def _payload(self, sample: Sample) -> bytes:
-        """The bytes of a sample as they are stored, checked."""
         name = f"{sample.key}/{sample.size}/{sample.checksum}"
         kept = self._cache.get(name, lambda payload: not fault_of(payload, sample)) if self._cache else None
         self.cached = kept is not None

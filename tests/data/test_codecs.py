@@ -8,19 +8,25 @@ import lz4.block
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from nvidia.dali import fn, pipeline_def
 from nvidia.dali import types as dali
 
+from mri_fm.data import pipeline
 from mri_fm.data.codecs import BLOSC, CODECS, LZ4, RAW, Codec, find_codec, lz4_blocks
 from mri_fm.data.corpus import Corpus
+from mri_fm.data.evaluation import EvaluationConfig
+from mri_fm.data.inflate import InflatingSource
 from mri_fm.data.loader import evaluation_batches
+from mri_fm.data.plan import EvaluationPlan
 from mri_fm.data.reader import ShardReader
+from mri_fm.data.source import SampleSource, Status
 from mri_fm.errors import UserError
 from tests.data.conftest import SHAPES, volume, write_corpus
-from tests.data.test_loader import CPU, by_position, config, loader, take
+from tests.data.test_loader import CPU, SIZE, by_position, config, loader, take
 
 every_codec = pytest.mark.parametrize("codec", CODECS.values(), ids=lambda codec: codec.name)
 compressed = pytest.mark.parametrize("codec", [LZ4, BLOSC], ids=lambda codec: codec.name)
@@ -101,6 +107,57 @@ def test_a_payload_is_decoded_inside_a_dali_graph(packed: Path, ellipsoids: Path
     reader, raw = ShardReader(), Corpus.open(ellipsoids).samples[:3]
     for decoded, sample in zip(volumes, raw, strict=True):
         assert np.array_equal(np.array(decoded), reader.read(sample))
+
+
+def lz4_source(folder: Path, kind: type[SampleSource]) -> SampleSource:
+    corpus = Corpus.open(folder)
+    plan = EvaluationPlan(len(corpus.samples), SIZE, EvaluationConfig(), rank=0, world=1)
+    return kind(corpus.samples, plan, "foreground", ShardReader())
+
+
+def test_blocks_for_a_gpu_inflate_to_the_voxels_and_change_nothing_else(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "packed", LZ4)
+    plain, inflating = (lz4_source(tmp_path / "packed", kind) for kind in (SampleSource, InflatingSource))
+    for number in range(7):
+        voxels, *rest = plain.fetch(number)
+        blocks, sizes, plane, *others = inflating.fetch(number)
+        assert np.array_equal(LZ4.decode(sizes.tobytes() + blocks.tobytes(), voxels.shape[:3]), voxels[..., 0])
+        assert tuple(plane) == voxels.shape[1:]
+        assert all(np.array_equal(one, other) for one, other in zip(rest, others, strict=True))
+    source = lz4_source(tmp_path / "packed", InflatingSource)
+    (tmp_path / "packed/shards/train-000000.tar").unlink()
+    blocks, sizes, *_, status = source.fetch(0)
+    assert Status.unpack(status).served == -1
+    assert not LZ4.decode(sizes.tobytes() + blocks.tobytes(), SHAPES[0]).any()
+
+
+def test_the_graph_that_inflates_is_one_that_dali_accepts(tmp_path: Path) -> None:
+    """As far as a machine without a GPU can tell."""
+    write_corpus(tmp_path / "packed", LZ4)
+    source = lz4_source(tmp_path / "packed", InflatingSource)
+    graph = pipeline._graph(source, "gpu", "foreground", False, None, True, batch_size=2, num_threads=1, device_id=None)
+    assert b"decoders__Inflate" in graph.serialize()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_inflates_the_same_voxels(tmp_path: Path, ellipsoids: Path) -> None:
+    write_corpus(tmp_path / "packed", LZ4)
+    voxels = volume(0, SHAPES[0])
+    blocks, sizes = lz4_blocks(LZ4.encode(voxels), len(voxels))
+
+    @pipeline_def(batch_size=1, num_threads=1, device_id=0)
+    def graph() -> object:
+        given, chunk_sizes = fn.external_source(lambda: ([blocks], [sizes]), num_outputs=2)
+        plane = {"shape": voxels.shape[1:], "dtype": dali.INT16, "check_output_size": True}
+        return fn.decoders.inflate(given.gpu(), chunk_sizes=chunk_sizes, **plane)
+
+    assert np.array_equal(np.array(graph().run()[0].as_cpu()[0]), voxels)
+    batches = []
+    for place, device in ((tmp_path / "packed", torch.device("cuda", 0)), (ellipsoids, CPU)):
+        corpus = Corpus.open(place)
+        batches += list(evaluation_batches(corpus, corpus.samples, config(), batch_size=7, device=device))
+    assert (batches[0].x_BCZYX.cpu() - batches[1].x_BCZYX).abs().max() < 1e-3
 
 
 def set_codec(root: Path, name: str | None) -> None:
