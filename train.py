@@ -2,7 +2,8 @@
 
     deepspeed --num_nodes 8 train.py --objective jepa_vcr data.corpus=CORPUS run.dir=RUN [key=value …]
 
-The same command again resumes. Exit codes: 0 `train.steps` reached, 75 stopped on request and resumable, 2 the user's mistake.
+The same command again resumes. Exit codes: 0 `train.steps` reached, 75 stopped on request, or by storage or a rank that did not
+answer, and resumable, 2 the user's mistake.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ class DataConfig:
     device: str = "auto"  # where DALI works: auto (gpu where there is one), cpu, gpu
     threads: int = 1  # DALI threads of one rank
     workers: int = 0  # processes per rank that read; 0: the rank itself, cheapest on local storage (docs/faults.md)
-    timeout_s: float = 300.0  # a read, or a silence of the loader, that lasts longer ends its workers, then the rank
+    timeout_s: float = 300.0  # a read, or a silence of the loader or of a rank, that lasts longer is a fault (S3: above 60)
     statistics: str = "foreground"  # percentiles and z-score over: foreground, volume (as in the paper)
     reader: str = "shards"  # shards, archive (volumes.zarr, for evaluation), sequential (DALI's; see docs/sources.md)
     cache_dir: str | None = None  # folder on a disk of the node that keeps payloads, for ranks and workers together

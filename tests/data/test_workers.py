@@ -206,6 +206,14 @@ def test_workers_forked_before_cuda_feed_the_gpu_and_can_be_done_without(ellipso
     assert "going on without workers" in done.stderr
 
 
+def test_a_loader_that_has_begun_cannot_begin_elsewhere(ellipsoids: Path) -> None:
+    source = loader(ellipsoids, workers=0)
+    next(source)
+    with pytest.raises(RuntimeError, match="cannot start elsewhere"):
+        source.seek(3)
+    source.close()
+
+
 def test_a_failed_feed_is_not_asked_again(ellipsoids: Path) -> None:
     source = loader(ellipsoids, workers=0)
     feed = source._batches._feed
