@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from mri_fm.config import AugmentConfig
 from mri_fm.data.params import SampleParams, centre_params, draw_params
-from mri_fm.data.pipeline import build_pipeline
+from mri_fm.data.pipeline import _graph, build_pipeline
 from mri_fm.data.source import Status, graph_inputs
 from mri_fm.data.twin import Augmented, augment_volume, blur, resample
 
@@ -142,6 +142,11 @@ def test_the_gpu_graph_equals_the_cpu_graph(statistics: str) -> None:
     assert max(np.abs(a - b).max() for a, b in zip(on_cpu, on_gpu, strict=True)) < 1e-3
 
 
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_the_graph_of_either_device_can_be_defined_anywhere(device: str) -> None:
+    assert _graph(lambda info: info, device, "foreground", False, None, batch_size=2, num_threads=1, device_id=None).serialize()
+
+
 def test_evaluation_equals_the_torch_twin() -> None:
     cases = [(voxels, centre_params(voxels.shape, SIZE)) for voxels, _ in random_cases()]
     for x, (voxels, params) in zip(run_volumes(cases), cases, strict=True):
@@ -221,6 +226,17 @@ def test_a_rotation_is_rigid_in_millimetres_about_the_middle_of_the_crop(depth_a
     assert (
         np.abs(resample(torch.from_numpy(voxels.astype(np.float32)), params).numpy() - expected).max() < 3
     )  # a thousandth of a voxel at an edge of 1000
+
+
+@pytest.mark.parametrize("depth_axis", [0, 1, 2])
+def test_a_flip_under_rotation_and_scale_is_the_mirrored_anatomy_turned_the_other_way(depth_axis: int) -> None:
+    shape = (24, 24, 24)
+    voxels = torch.from_numpy(np.random.default_rng(0).random(shape, dtype=np.float32))
+    drawn = (draw_params(shape, SIZE, AugmentConfig(flip=0), seed=0, position=p, spacing=SPACING) for p in range(100))
+    params = next(params for params in drawn if params.depth_axis == depth_axis)
+    params = dataclasses.replace(params, rotation=0.2)
+    mirrored = dataclasses.replace(params, flip_x=True, rotation=0.2 if depth_axis == 2 else -0.2)
+    assert (resample(voxels, params) - resample(voxels.flip(2), mirrored)).abs().max() < 1e-3
 
 
 def test_the_blur_is_a_gaussian_of_so_many_millimetres() -> None:
