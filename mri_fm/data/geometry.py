@@ -23,7 +23,8 @@ class Reading:
     """Arguments of the geometric part of the graph, along z, y, x.
 
     Attributes:
-        begin, end: where the resize reads from and to, float32 (3,), inside the volume; to < from mirrors the axis.
+        begin, end: where the resize reads from and to, float32 (3,): the part of the output whose voxels have their centre in
+            the volume; to < from mirrors the axis.
         resized_shape: voxels that it makes of that, float32 (3,).
         padded: whether there are voxels of the output beyond the volume, which are 0.
         anchor: first voxel of the padded volume in the resized one, int32 (3,), 0 or less.
