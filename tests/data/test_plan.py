@@ -135,6 +135,7 @@ def test_sessions_are_not_mixed_by_contrast() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_position_restores_the_stream_with_the_geometry_on_the_gpu(ellipsoids: Path) -> None:
     whole = batches(ellipsoids, 3, views=2)
     corpus = Corpus.open(ellipsoids, "size")
