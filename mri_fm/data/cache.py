@@ -75,7 +75,7 @@ class PayloadCache:
         try:
             if self._reserve(partial, len(payload)):
                 _fill(partial, payload)
-                partial.replace(self._path(name))
+                self._publish(partial, self._path(name))
         except OSError as error:
             with suppress(OSError):
                 partial.unlink()
@@ -100,6 +100,14 @@ class PayloadCache:
                     stream.truncate(size)
             os.pwrite(total, f"{taken + size * fits:<{_DIGITS}}".encode(), 0)
             return fits
+
+    def _publish(self, partial: Path, path: Path) -> None:
+        """Rename under the lock: who counts the files at that moment could see neither name."""
+        with self._locked() as total:
+            if total is None:
+                partial.unlink()
+            else:
+                partial.replace(path)
 
     def _make_room(self, size: int) -> int:
         """Remove the entries that were used longest ago until `size` bytes fit; returns the bytes that stay."""

@@ -12,6 +12,7 @@ from mri_fm.config import load_config
 from mri_fm.errors import UserError
 from mri_fm.evaluate.__main__ import main
 from mri_fm.evaluate.evaluation import Request, choose_encoder, evaluate, untrained
+from tests.s3 import S3Server
 
 INTERVALS = ("interval", "random_init_interval", "gain_interval")
 
@@ -66,6 +67,18 @@ def test_the_table_is_printed(
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["encoder"], result["contrasts"], result["n_volumes"]) == ("student", ["FLAIR", "T1"], 17)
     assert result["input"] == {"plane": "spacing", "crop": "whole"}
+
+
+@pytest.mark.slow
+def test_a_corpus_on_s3_gives_the_same_figures(evaluated: Path, jepa_run: Path, labelled_corpus: Path, tmp_path: Path) -> None:
+    with S3Server() as server:
+        address = server.upload(labelled_corpus)
+        words = ["--run", jepa_run, "--corpus", address, "--label", "atrophy", "--out", tmp_path, "--unit", "rendering"]
+        main([*map(str, words), "--folds", "3", "--batch-size", "5"])
+    here, there = (json.loads((folder / "result.json").read_text()) for folder in (evaluated, tmp_path))
+    assert here.pop("n_seen_in_pretraining") == 18
+    assert there.pop("n_seen_in_pretraining") is None  # another place
+    assert here == there
 
 
 @pytest.mark.parametrize(
