@@ -142,9 +142,10 @@ def test_the_gpu_graph_equals_the_cpu_graph(statistics: str) -> None:
     assert max(np.abs(a - b).max() for a, b in zip(on_cpu, on_gpu, strict=True)) < 1e-3
 
 
-@pytest.mark.parametrize("device", ["cpu", "gpu"])
-def test_the_graph_of_either_device_can_be_defined_anywhere(device: str) -> None:
-    assert _graph(lambda info: info, device, "foreground", False, None, batch_size=2, num_threads=1, device_id=None).serialize()
+@pytest.mark.parametrize(("device", "inflate"), [("cpu", False), ("gpu", False), ("gpu", True)])
+def test_the_graph_of_either_device_can_be_defined_anywhere(device: str, inflate: bool) -> None:
+    graph = _graph(lambda info: info, device, "foreground", False, None, inflate, batch_size=2, num_threads=1, device_id=None)
+    assert graph.serialize()
 
 
 def test_evaluation_equals_the_torch_twin() -> None:
