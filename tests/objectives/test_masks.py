@@ -136,12 +136,6 @@ def test_mistakes_are_named_when_the_configuration_is_read(words, message):
         load_config("jepa", [*words, "data.corpus=C", "run.dir=R"])
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_a_volume_of_one_token_is_refused_before_the_first_step(name):
-    with pytest.raises(UserError, match=r"data.size=\[4, 4, 4\] is a single patch .* larger volumes or smaller patches"):
-        OBJECTIVES[name](OBJECTIVES[name].Config(), MODEL, (4, 4, 4), seed=0)
-
-
 def test_foreground_masks_without_a_foreground_are_refused():
     with pytest.raises(ValueError, match="need foreground_BCZYX"):
         build(JEPA, foreground=True).mask(Inputs(volumes()[0], POSITIONS, 0))
