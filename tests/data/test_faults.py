@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -96,6 +97,23 @@ def test_a_bad_shard_is_skipped_by_name_and_replaced_the_same_way_everywhere(
     assert run(copy(own_ellipsoids, tmp_path / "2"), damage, workers=2) == (given, skips)
     parts = [run(copy(own_ellipsoids, tmp_path / f"3-{r}"), damage, workers=r, rank=r, world=2) for r in range(2)]
     assert (parts[0][0] | parts[1][0], parts[0][1] | parts[1][1]) == (given, skips)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="for another user the test above shows it")
+def test_root_gives_up_its_rights_to_be_refused(ellipsoids: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)  # pytest's own folders are root's alone
+        root = copy(ellipsoids, Path(folder) / "corpus")
+        source = loader(root)
+        forbid(Corpus.open(root).samples[4])
+        os.seteuid(65534)
+        try:
+            skips = [skip for batch in islice(source, STEPS) for skip in batch.skips]
+        finally:
+            os.seteuid(0)
+        source.close()
+    assert {skip.shard for skip in skips} == {"train-000001.tar"}
+    assert all("cannot be opened or read" in skip.reason for skip in skips)
 
 
 def copy(root: Path, to: Path) -> Path:

@@ -1,5 +1,6 @@
 """Real worker processes: killed, stopped, blocked in a read, and left by their parent."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -8,7 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from threading import Thread
+from random import Random
+from threading import Thread, Timer
 
 import pytest
 import torch
@@ -151,6 +153,35 @@ def test_a_stopped_worker_is_noticed_and_replaced(ellipsoids: Path, number: int,
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) <= 1  # a worker that was stopped with nothing to do may not be missed
     assert all(f"(pid {victim})" in message for message in messages)
+
+
+def deliver_under_a_signal(root: Path, trial: int) -> None:
+    """End with 0 if the stream is what it would have been."""
+    draw = Random(trial)
+    number = draw.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
+    source = loader(root, workers=2, timeout_s=10.0)
+    expected = take(loader(root, workers=0), 30)
+    got = stream(list(islice(source, 1)))
+    timer = Timer(draw.uniform(0, 0.3), os.kill, (draw.choice(worker_pids(source)), number))
+    timer.start()
+    for batch in islice(source, 29):
+        got += stream([batch])
+        time.sleep(0.005)
+    timer.join()
+    source.close()
+    os._exit(0 if got == expected else 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", range(12))
+def test_a_signal_at_any_moment_leaves_the_stream_whole_or_ends_the_rank(ellipsoids: Path, trial: int) -> None:
+    """SIGTERM is what a scheduler sends to all processes of a job. DALI alone may hang then, or lose and repeat samples."""
+    rank = multiprocessing.get_context("fork").Process(target=deliver_under_a_signal, args=(ellipsoids, trial))
+    rank.start()
+    rank.join(240)
+    code = rank.exitcode
+    rank.kill()
+    assert code in (0, EXIT_RESUMABLE)
 
 
 def test_workers_die_with_a_parent_that_is_killed(ellipsoids: Path) -> None:
