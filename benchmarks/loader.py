@@ -40,6 +40,8 @@ from tqdm import tqdm
 from mri_fm.errors import UserError, run_main
 
 OURS, OURS_STILL, OURS_ROTATED = "ours", "ours, without noise and affine", "ours, with rotation"
+READERS = 2
+OURS_READERS = f"ours, {READERS} processes read"
 ROTATION = 10.0  # degrees, as in the paper
 WAIT_TARGET = 0.02
 
@@ -63,6 +65,7 @@ def entries(settings: Settings) -> dict[str, Entry]:
     return {
         "ours, reading and verifying alone": Entry(partial(read_and_verify, settings), 4 * fast, most_ms=13),
         OURS: Entry(partial(ours, settings), fast, most_ms=90),
+        OURS_READERS: Entry(partial(ours, settings, readers=READERS), fast),
         "webdataset + torch": Entry(partial(webdataset_torch, settings), fast, OURS, 1.0),
         OURS_STILL: Entry(partial(ours, still), fast),
         "webdataset + torch, without noise and affine": Entry(partial(webdataset_torch, still), fast, OURS_STILL, 1.0),
@@ -124,14 +127,16 @@ def volumes_per_second(rounds: Sequence[Cost]) -> float:
 
 def training_lines(corpus: Path, size: Sequence[int]) -> list[str]:
     """What steps of ViT-S/8 wait, at the paper's input and at the default one."""
-    lines = ["| ViT-S/8, MAE | s per step | wait, ms | largest share of a step | target |", "|---|---|---|---|---|"]
+    lines = ["| ViT-S/8, MAE | s per step | wait, ms | share of the step | target |", "|---|---|---|---|---|"]
     cases = {
         f"{' × '.join(map(str, size))}, batch 1": ([f"data.size={list(size)}", "train.global_batch=1"], 3),
         "32 × 64 × 64, batch 8": ([], 12),
     }
     for name, (words, steps) in cases.items():
         wait = data_wait(corpus, ["model=vit_small", *words], steps)
-        lines.append(f"| {name} | {wait.step:.2f} | {1000 * wait.wait:.1f} | {wait.share:.2%} | < {WAIT_TARGET:.0%} |")
+        lines.append(
+            f"| {name} | {wait.step:.2f} | {1000 * wait.wait:.1f} | {wait.wait / wait.step:.2%} | < {WAIT_TARGET:.0%} |"
+        )
     return lines
 
 

@@ -14,8 +14,8 @@ from mri_fm.data.loader import TrainLoader
 from mri_fm.data.reader import ShardReader
 
 
-def ours(settings: Settings) -> Iterator[Sized]:
-    """Batches of `TrainLoader`."""
+def ours(settings: Settings, readers: int = 0) -> Iterator[Sized]:
+    """Batches of `TrainLoader`; `readers` processes read, or this one if 0."""
     augment = {
         "flip": FLIP,
         "scale": settings.scale,
@@ -26,7 +26,7 @@ def ours(settings: Settings) -> Iterator[Sized]:
         "blur_probability": BLUR_PROBABILITY,
         "noise": settings.noise,
     }
-    data = {"corpus": settings.corpus, "size": list(settings.size), "threads": settings.workers}
+    data = {"corpus": settings.corpus, "size": list(settings.size), "threads": settings.workers, "workers": readers}
     words = [f"data.{name}={value}" for name, value in data.items()]
     words += [f"data.augment.{name}={value}" for name, value in augment.items()]
     config = load_config("mae", [*words, "run.dir=unused"]).data

@@ -20,11 +20,10 @@ ACHIEVED_FLOPS = 790e12  # bf16 on an H100 SXM, as large products reach it
 
 @dataclass(frozen=True)
 class Wait:
-    """Medians over the steps after the first, seconds; `share` is the largest of any step."""
+    """Means over the steps after the first, seconds."""
 
     step: float
     wait: float
-    share: float
 
 
 def data_wait(corpus: Path, words: list[str], steps: int) -> Wait:
@@ -44,9 +43,8 @@ def data_wait(corpus: Path, words: list[str], steps: int) -> Wait:
         if done.returncode:
             raise RuntimeError(done.stderr[-2000:])
         records = read_metrics(Path(folder) / "run")[1:]
-    waits, times = ([float(record[name] or 0) for record in records] for name in ("data_wait", "step_time"))
-    shares = [wait / time for wait, time in zip(waits, times, strict=True)]
-    return Wait(statistics.median(times), statistics.median(waits), max(shares))
+    step, wait = (statistics.mean(float(record[name] or 0) for record in records) for name in ("step_time", "data_wait"))
+    return Wait(step, wait)
 
 
 def volumes_per_second_needed(objective: str, words: list[str]) -> float:

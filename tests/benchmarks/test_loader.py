@@ -108,7 +108,7 @@ def test_other_libraries_give_finite_inputs(settings, name: str, options: list) 
 
 def test_the_command_prints_its_table(bids: Path, folder: Path) -> None:
     small = ["--rounds", "1", "--batch", "2", "--workers", "1", "--volumes", "2", "--size", *map(str, SIZE)]
-    rows = ["ours", "webdataset + torch"]
+    rows = ["ours", "ours, 2 processes read", "webdataset + torch"]
     words = ["benchmarks/loader.py", "--bids", str(bids), "--folder", str(folder), *small, "--no-training", "--loaders", *rows]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -116,7 +116,8 @@ def test_the_command_prints_its_table(bids: Path, folder: Path) -> None:
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if line.startswith("|")]
     assert [row[0] for row in cells if len(row) == 5][2:] == rows
     assert [row[0] for row in cells if len(row) == 4][2:] == rows
-    assert float(cells[3][3]) > 0  # the ratio
+    assert float(cells[4][3]) > 0  # the ratio
+    assert float(next(row for row in cells if len(row) == 4 and row[0] == rows[1])[3]) > 0  # shared memory
 
 
 def test_a_loader_that_is_not_there_is_named(settings) -> None:
@@ -124,3 +125,13 @@ def test_a_loader_that_is_not_there_is_named(settings) -> None:
 
     with pytest.raises(UserError, match="--loaders names ourz; there are: ours"):
         loader.chosen(loader.entries(settings), ["ourz"])
+
+
+@pytest.mark.slow
+def test_the_wait_of_real_steps_is_a_part_of_them(settings) -> None:
+    from loaders.training import data_wait, volumes_per_second_needed
+
+    wait = data_wait(settings.corpus, ["model=vit_tiny", "data.size=[16,16,16]", "train.global_batch=2"], 3)
+    assert 0 < wait.wait < wait.step
+    small, large = (volumes_per_second_needed("mae", [f"model={name}"]) for name in ("vit_tiny", "vit_small"))
+    assert small > large > 0
