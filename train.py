@@ -38,11 +38,12 @@ def train(options: argparse.Namespace) -> int:
     from mri_fm.engine.feeding import forked_workers
     from mri_fm.engine.loop import run_training
     from mri_fm.engine.peers import Peers
+    from mri_fm.engine.relay import Relay
     from mri_fm.engine.setup import DEFAULT_DS_CONFIG, complete_ds_config, read_ds_config
 
     config = load_config(options.objective, options.words)
     environment = read_environment()
-    with forked_workers(config, environment) as loader:
+    with forked_workers(config, environment) as loader, Relay(Path(config.run.dir), environment.rank):
         sharding = read_ds_config(options.ds_config or DEFAULT_DS_CONFIG)
         complete_ds_config(sharding, config, environment)
         start_process_group(environment)
