@@ -24,6 +24,7 @@ from mri_fm.errors import UserError
 from mri_fm.merging import GROUPS, PRESETS, layers_of, merge, parse_word, preset_file, split_words
 from mri_fm.model_config import ModelConfig
 from mri_fm.run_config import CheckpointConfig, ObserveConfig, RunConfig, ValConfig, WandbConfig
+from mri_fm.train_config import OptimConfig, TrainConfig
 
 
 @dataclass
@@ -159,32 +160,6 @@ class DataConfig:
     def rows(self) -> int:
         """Volumes of a position."""
         return self.views * max(1, self.session_contrasts)
-
-
-@dataclass
-class TrainConfig:
-    """The loop. A step is one optimizer step over `global_batch` samples."""
-
-    steps: int = 100
-    global_batch: int = 8
-    accumulation: int = 1  # micro-steps per step
-    precision: str = "auto"  # auto (bf16 on a GPU, fp32 on the CPU), bf16, fp32
-    clip: float = 1.0  # largest gradient norm; 0: no clipping
-
-
-@dataclass
-class OptimConfig:
-    """AdamW and its schedules: linear warm-up from `lr_start` to `lr`, then `decay`, then a linear cool-down to `lr_end`."""
-
-    lr_start: float = 1e-4
-    lr: float = 2e-4
-    lr_end: float = 1e-6
-    warmup: float = 0.1  # fraction of the steps
-    decay: str = "cosine"  # after the warm-up: cosine (to lr_end), constant
-    cooldown: float = 0.0  # fraction of the steps, at the end, with a straight line to lr_end
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.975])
-    weight_decay: float = 0.005
-    weight_decay_end: float = 0.0005
 
 
 @dataclass

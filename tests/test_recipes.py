@@ -81,7 +81,7 @@ def test_paper_draws_every_published_kind_of_augmentation():
 
 @pytest.mark.parametrize(("objective", "epochs"), [("mae", 5), ("mae_spectral", 5), ("jepa", 30), ("jepa_vcr", 30)])
 def test_paper_warms_up_for_its_epochs(objective, epochs):
-    rate = optimizer_schedules(resolve(objective, "recipe=paper").optim, EPOCHS[objective])["lr"]
+    rate = optimizer_schedules(resolve(objective, "recipe=paper").optim, EPOCHS[objective], 8)["lr"]
     assert rate[0] == pytest.approx(1e-4)
     assert int(rate.argmax()) == epochs
 

@@ -102,7 +102,9 @@ class Trainer:
         self.objective: Objective = self.engine.module
         self.ema = EMA(self.objective.ema_pairs())
         self.curriculum = Curriculum.of(config.data, config.train.steps)
-        self.schedules = optimizer_schedules(config.optim, config.train.steps) | self.objective.schedules(config.train.steps)
+        train = config.train
+        self.schedules = optimizer_schedules(config.optim, train.steps, train.global_batch)
+        self.schedules |= self.objective.schedules(train.steps)
         self.monitor = Monitor(self.engine, config, corpus, environment)
         self.control = Control(SkipCount(config.data.skip_budget, corpus.root, quiet=not environment.is_main))
 
@@ -151,7 +153,7 @@ class Trainer:
         """One optimizer step; returns this rank's mean loss and its parts, still on the device."""
         now = {name: float(values[step]) for name, values in self.schedules.items()}
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = now["lr"]
+            group["lr"] = now["lr"] * group["lr_scale"]
             group["weight_decay"] = now["weight_decay"] if group["decay"] else 0.0
         totals: dict[str, Tensor] = {}
         for _ in range(self.config.train.accumulation):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mri_fm.config import OptimConfig
+from mri_fm.train_config import OptimConfig
 
 
 def warmup_cosine(steps: int, *, start: float, peak: float, end: float, warmup: int) -> np.ndarray:
@@ -22,12 +22,12 @@ def warmup_cosine(steps: int, *, start: float, peak: float, end: float, warmup: 
     return values
 
 
-def optimizer_schedules(optim: OptimConfig, steps: int) -> dict[str, np.ndarray]:
+def optimizer_schedules(optim: OptimConfig, steps: int, global_batch: int) -> dict[str, np.ndarray]:
     """The learning rate ("lr") and the weight decay ("weight_decay") per optimizer step.
 
     As in arXiv 2606.13315: linear warm-up, then a cosine; the weight decay follows a cosine from the first step. With
     `decay: constant` and a cool-down it is the warm-up, stable, decay schedule (Hu et al., MiniCPM, 2024), which can be
-    continued from before its cool-down.
+    continued from before its cool-down. All rates follow the global batch by `OptimConfig.rate_factor`.
 
     Returns:
         float64 arrays of shape (steps,).
@@ -41,4 +41,4 @@ def optimizer_schedules(optim: OptimConfig, steps: int) -> dict[str, np.ndarray]
     if cooldown:
         rate[middle:] = np.linspace(rate[middle - 1] if middle else optim.lr, optim.lr_end, cooldown + 1)[1:]
     decay = warmup_cosine(steps, start=optim.weight_decay, peak=optim.weight_decay, end=optim.weight_decay_end, warmup=0)
-    return {"lr": rate, "weight_decay": decay}
+    return {"lr": rate * optim.rate_factor(global_batch), "weight_decay": decay}

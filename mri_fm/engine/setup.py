@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from mri_fm.config import Config, OptimConfig
+from mri_fm.config import Config
 from mri_fm.data.positions import check_batch
 from mri_fm.engine.environment import Environment
 from mri_fm.errors import UserError
 from mri_fm.models.vit import as_size3
 from mri_fm.objectives import Objective, objective_class
+from mri_fm.train_config import OptimConfig
 
 DEFAULT_DS_CONFIG = Path(__file__).parents[2] / "ds_configs" / "zero1.json"
 _ALLOWED_KEYS = {"zero_optimization", "zero_force_ds_cpu_optimizer", "communication_data_type", "comms_logger", "aio"}
@@ -92,23 +94,51 @@ def complete_ds_config(sharding: dict[str, Any], config: Config, environment: En
     }
 
 
-def parameter_groups(named: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
-    """Two AdamW groups: weights, which decay, and biases, norms and learned tokens, which do not."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+def parameter_groups(
+    named: Iterable[tuple[str, nn.Parameter]], layer_decay: float = 1.0, depth: int = 0
+) -> list[dict[str, Any]]:
+    """The trainable parameters as AdamW's groups, each with what the loop needs to set its rate and its weight decay.
+
+    Weights decay; biases, norms and learned tokens do not. With a `layer_decay` below 1 there are two such groups for each
+    layer of the encoder.
+
+    Args:
+        named: (name, parameter) of an objective.
+        layer_decay: see `layer_rate`.
+        depth: blocks of the encoder.
+
+    Returns:
+        Groups with "params", "decay" (whether they do) and "lr_scale" (a factor of the schedule's rate), highest rate first.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in named:
         if parameter.requires_grad:
-            (free if parameter.ndim <= 1 or name.endswith("token") else decayed).append(parameter)
-    return [{"params": decayed, "decay": True}, {"params": free, "decay": False, "weight_decay": 0.0}]
+            free = parameter.ndim <= 1 or name.endswith("token")
+            groups.setdefault((layer_rate(name, layer_decay, depth), not free), []).append(parameter)
+    return [
+        {"params": groups[scale, decays], "lr_scale": scale, "decay": decays, "weight_decay": 0.0}
+        for scale, decays in sorted(groups, reverse=True)
+    ]
 
 
-def build_optimizer(module: nn.Module, optim: OptimConfig, device: torch.device) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; torch's own, since DeepSpeed's are compiled on first use."""
+def layer_rate(name: str, layer_decay: float, depth: int) -> float:
+    """The factor of a parameter's learning rate: layer_decay^(depth + 1 - layer) in the student (BEiT, ICLR 2022, appendix).
+
+    Layer 0 is the patch embedding with the registers, blocks are layers 1 to `depth`, the last norm is layer depth + 1. Heads
+    learn at the full rate.
+    """
+    if not name.startswith("student."):
+        return 1.0
+    block = re.match(r"student\.blocks\.(\d+)\.", name)
+    layer = int(block[1]) + 1 if block else depth + 1 if name.startswith("student.norm.") else 0
+    return float(layer_decay ** (depth + 1 - layer))
+
+
+def build_optimizer(module: nn.Module, optim: OptimConfig, depth: int) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; torch's own and fused, since DeepSpeed's are compiled on first use."""
     first, second = optim.betas
-    groups = parameter_groups(module.named_parameters())
-    return torch.optim.AdamW(
-        groups, lr=optim.lr, betas=(first, second), weight_decay=optim.weight_decay, fused=device.type == "cuda"
-    )
+    groups = parameter_groups(module.named_parameters(), optim.layer_decay, depth)
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=(first, second), fused=True)
 
 
 def build_objective(config: Config) -> Objective:
@@ -130,6 +160,7 @@ def state_format(sharding: dict[str, Any], config: Config, environment: Environm
     return {
         "the ZeRO stage of --ds_config": "1 or 2" if stage in (1, 2) else str(stage),
         "train.precision": resolve_precision(config.train.precision, environment.device),
+        "optim.layer_decay": str(config.optim.layer_decay),
     }
 
 
@@ -139,7 +170,7 @@ def build_engine(config: Config, sharding: dict[str, Any], environment: Environm
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     objective = build_objective(config).to(environment.device)
-    optimizer = build_optimizer(objective, config.optim, environment.device)
+    optimizer = build_optimizer(objective, config.optim, config.model.depth)
     engine, *_ = deepspeed.initialize(
         model=objective, optimizer=optimizer, config=complete_ds_config(sharding, config, environment), dist_init_required=False
     )

@@ -101,6 +101,22 @@ def test_biases_norms_and_tokens_do_not_decay_and_the_teacher_is_not_trained():
     assert not any(name.startswith("teacher") for name in trained)
 
 
+def test_layers_learn_more_slowly_towards_the_patches_and_heads_at_the_full_rate():
+    objective = build_objective(config("model.depth=2", "model.registers=2"))
+    names = {id(parameter): name for name, parameter in objective.named_parameters()}
+    groups = parameter_groups(objective.named_parameters(), 0.5, 2)
+    rates = {names[id(parameter)]: group["lr_scale"] for group in groups for parameter in group["params"]}
+    assert rates["student.embedding.weight"] == rates["student.register_token"] == 0.125
+    assert rates["student.blocks.0.attention.qkv.weight"] == rates["student.blocks.0.norm_mlp.bias"] == 0.25
+    assert rates["student.blocks.1.mlp.up.weight"] == 0.5
+    assert rates["student.norm.weight"] == 1.0
+    assert {rate for name, rate in rates.items() if not name.startswith("student.")} == {1.0}
+    assert len(rates) == sum(parameter.requires_grad for parameter in objective.parameters())
+    assert {names[id(p)] for group in groups if group["decay"] for p in group["params"]} == {
+        names[id(p)] for group in parameter_groups(objective.named_parameters())[:1] for p in group["params"]
+    }
+
+
 def test_initial_weights_depend_on_the_seed_alone():
     torch.manual_seed(1)
     first = build_objective(config()).state_dict()

@@ -111,6 +111,17 @@ def test_a_killed_run_resumes_bitwise(corpus, tmp_path, ds_config):
     assert not left.exists()
 
 
+def test_layer_wise_rates_hold_at_every_stage(corpus, tmp_path):
+    words = {"layers": ("optim.layer_decay=0.5", "train.steps=3"), "plain": ("train.steps=3",)}
+    one, sharded, plain = (
+        train(small_config(corpus, tmp_path / f"{name}{stage}", "mae", *words[name]), f"zero{stage}.json", world=world)
+        for name, stage, world in (("layers", 1, 1), ("layers", 3, 2), ("plain", 1, 1))
+    )
+    assert sharded == pytest.approx(one, abs=1e-6)
+    assert one[0] == plain[0]
+    assert one[2] > plain[2]  # slower
+
+
 GROWING = ("data.curriculum=[{until: 0.5, size: [16,16,16]}]", "train.accumulation=2", "checkpoint.every=1")
 
 
