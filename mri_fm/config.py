@@ -280,7 +280,12 @@ def _check(config: Config) -> None:
     for key, number in positive.items():
         if number < 1:
             raise UserError(f"{key}={number} must be at least 1")
-    for key, number in {"data.workers": config.data.workers, "data.skip_budget": config.data.skip_budget}.items():
+    not_negative = {
+        "data.workers": config.data.workers,
+        "data.skip_budget": config.data.skip_budget,
+        "train.nonfinite_budget": config.train.nonfinite_budget,
+    }
+    for key, number in not_negative.items():
         if number < 0:
             raise UserError(f"{key}={number} must be 0 or more")
     if not 0 < config.data.timeout_s < math.inf:

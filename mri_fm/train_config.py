@@ -17,6 +17,7 @@ class TrainConfig:
     accumulation: int = 1  # micro-steps per step
     precision: str = "auto"  # auto (bf16 on a GPU, fp32 on the CPU), bf16, fp32
     clip: float = 1.0  # largest gradient norm; 0: no clipping
+    nonfinite_budget: int = 0  # steps that may be left out, as their loss or gradient is not finite, before the run stops
 
 
 @dataclass

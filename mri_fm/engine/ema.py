@@ -34,10 +34,19 @@ class EMA:
         self.sharded = any(hasattr(teacher, "ds_tensor") for teacher in self.teachers)
 
     @torch.no_grad()
-    def update(self, momentum: float) -> None:
-        """teacher ← momentum · teacher + (1 - momentum) · student."""
+    def update(self, momentum: float, skipped: Tensor | None = None) -> None:
+        """teacher ← momentum · teacher + (1 - momentum) · student.
+
+        Args:
+            momentum: in [0, 1].
+            skipped: () float32 on the device; where it is 1 the teacher stays as it is, where 0 or None it moves.
+        """
         students = [_local(student).float() for student in self.students]
-        torch._foreach_lerp_(self.masters, students, 1.0 - momentum)
+        if skipped is None:
+            torch._foreach_lerp_(self.masters, students, 1.0 - momentum)
+        else:
+            weight = (1.0 - momentum) * (1.0 - skipped)
+            torch._foreach_lerp_(self.masters, students, [weight.expand_as(master) for master in self.masters])
         self._publish()
 
     def _publish(self) -> None:

@@ -27,6 +27,7 @@ from mri_fm.engine.ema import EMA
 from mri_fm.engine.environment import Environment, on_rank_0
 from mri_fm.engine.feeding import build_loader
 from mri_fm.engine.monitor import Monitor, is_due
+from mri_fm.engine.nonfinite import NonfiniteGuard
 from mri_fm.engine.schedules import optimizer_schedules
 from mri_fm.engine.setup import build_engine, state_format
 from mri_fm.engine.verification import open_corpus
@@ -106,6 +107,7 @@ class Trainer:
         self.schedules = optimizer_schedules(config.optim, train.steps, train.global_batch)
         self.schedules |= self.objective.schedules(train.steps)
         self.monitor = Monitor(self.engine, config, corpus, environment)
+        self.guard = NonfiniteGuard(self.engine, config.train.nonfinite_budget, environment)
         self.control = Control(SkipCount(config.data.skip_budget, corpus.root, quiet=not environment.is_main))
 
     def run(self, checkpoint: Path | None, loader: TrainLoader | None = None) -> int:
@@ -142,7 +144,7 @@ class Trainer:
                 stopping = self.control.agree()
                 self._record(step + 1, parts, meter, recorder)
                 bar.update()
-                self._save(step + 1, parts, meter, stopping)
+                self._save(step + 1, meter, stopping)
                 if stopping and step + 1 < train.steps:
                     return EXIT_STOPPED
         finally:
@@ -162,21 +164,23 @@ class Trainer:
             meter.add_wait(time.perf_counter() - waited)
             self.control.note(batch.skips)
             loss, parts = self.engine(batch, now)
+            self.guard.note(loss, batch.keys)
             self.engine.backward(loss)
-            self.engine.step()
+            self.guard.step()
             if self.config.data.cache_dir:
                 parts["cache_hits"] = loss.new_full((), batch.cached / len(batch.keys), dtype=torch.float32)
             for name, value in {"loss": loss.detach(), **parts}.items():
                 totals[name] = totals.get(name, 0) + value.float() / self.config.train.accumulation
+        skipped = self.guard.finish(step + 1)
         if "ema" in now:
-            self.ema.update(now["ema"])
+            self.ema.update(now["ema"], skipped)
         return totals
 
-    def _save(self, done: int, parts: dict[str, Tensor], meter: Meter, stopping: bool) -> None:
+    def _save(self, done: int, meter: Meter, stopping: bool) -> None:
         """Write a checkpoint where one is due."""
         if not (stopping or done % self.config.checkpoint.every == 0 or done == self.config.train.steps):
             return
-        self._require_finite(done, self._fetch({"loss": parts["loss"]})["loss"])
+        self.guard.settle()
         with meter.paused():
             position, skips = done * self.config.train.global_batch, self.control.skipped.total
             self.checkpointer.save(self.engine, self.ema, done, position, skips)
@@ -187,14 +191,15 @@ class Trainer:
         watched = self.monitor.due(done)
         if not (watched or is_due(done, self.config.log_every, self.config.train.steps)):
             return
+        self.guard.settle()
         record: Record = {"step": done, "samples": done * self.config.train.global_batch, **self._fetch(parts)}
         record |= {
             "lr": float(self.schedules["lr"][done - 1]),
-            "grad_norm": _number(self.engine.get_global_grad_norm()),
+            "grad_norm": _finite(float(self.guard.norm())),
             "skips": self.control.skipped.total,
+            "nonfinite_steps": self.guard.total,
             **meter.report(),
         }
-        self._require_finite(done, float(record["loss"] or 0.0))
         if watched:
             with meter.paused():
                 record |= self.monitor.watch(done, self.schedules)
@@ -202,26 +207,20 @@ class Trainer:
             recorder.write(record)
             tqdm.write(_line(record))
 
-    def _require_finite(self, done: int, loss: float) -> None:
-        """Stop before weights that cannot recover are logged as a number or become the checkpoint to resume from."""
-        norm = _number(self.engine.get_global_grad_norm())
-        if norm is not None and norm < 0:  # so DeepSpeed writes one that is not finite
-            norm = math.inf
-        for name, value in {"loss": loss, "gradient norm": norm or 0.0}.items():
-            if not math.isfinite(value):
-                raise UserError(f"the {name} is {value} at step {done}; lower optim.lr or look at the samples of this step")
-
-    def _fetch(self, parts: dict[str, Tensor]) -> dict[str, float]:
+    def _fetch(self, parts: dict[str, Tensor]) -> dict[str, float | None]:
+        """Means over ranks, None where one is not finite: JSON has no such number."""
         names = sorted(parts)
         values = torch.stack([parts[name].double() for name in names])
         torch.distributed.all_reduce(values)
-        return dict(zip(names, (values / self.environment.world).tolist(), strict=True))
+        means = (values / self.environment.world).tolist()
+        return {name: _finite(mean) for name, mean in zip(names, means, strict=True)}
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _line(record: Record) -> str:
     """One human line per logged step; the file has all of it."""
-    return f"step {record['step']}  loss {record['loss']:.4f}  lr {record['lr']:.2e}  {record['volumes_per_s']:.1f} volumes/s"
+    loss = "not finite" if record["loss"] is None else f"{record['loss']:.4f}"
+    return f"step {record['step']}  loss {loss}  lr {record['lr']:.2e}  {record['volumes_per_s']:.1f} volumes/s"
