@@ -15,6 +15,7 @@ from torch import nn
 
 from mri_fm.config import Config
 from mri_fm.data.positions import check_batch
+from mri_fm.engine.blocks import prepare_blocks
 from mri_fm.engine.environment import Environment
 from mri_fm.errors import UserError
 from mri_fm.models.vit import as_size3
@@ -74,13 +75,15 @@ def complete_ds_config(sharding: dict[str, Any], config: Config, environment: En
     """The whole DeepSpeed configuration for this run.
 
     Raises:
-        UserError: the batch does not divide, or bf16 is asked for without ZeRO.
+        UserError: the batch does not divide, bf16 is asked for without ZeRO, or compiled blocks with sharded weights.
     """
     check_batch(config.train.global_batch, config.train.accumulation, environment.world)
     bf16 = resolve_precision(config.train.precision, environment.device) == "bf16"
     stage = sharding.get("zero_optimization", {}).get("stage", 0)
     if bf16 and stage == 0:
         raise UserError("bf16 needs ZeRO stage 1 or more (at stage 0 DeepSpeed takes another optimizer): see ds_configs/")
+    if config.train.compile and stage == 3:
+        raise UserError("train.compile=true needs whole weights, which ZeRO stage 3 does not keep: take stage 2 or less")
     return sharding | {
         "train_batch_size": config.train.global_batch,
         "train_micro_batch_size_per_gpu": config.train.global_batch // (config.train.accumulation * environment.world),
@@ -170,6 +173,7 @@ def build_engine(config: Config, sharding: dict[str, Any], environment: Environm
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     objective = build_objective(config).to(environment.device)
+    prepare_blocks(objective, checkpoint_activations=config.train.checkpoint_activations, compiled=config.train.compile)
     optimizer = build_optimizer(objective, config.optim, config.model.depth)
     engine, *_ = deepspeed.initialize(
         model=objective, optimizer=optimizer, config=complete_ds_config(sharding, config, environment), dist_init_required=False

@@ -156,6 +156,10 @@ class Block(nn.Module):
             rotation: of queries and keys; None: attention sees no positions.
             gate_B2: factors of the two branches in each sample, see `drop_path_gates`; None: 1.
         """
+        return self.mix(x_BTD, rotation, gate_B2)
+
+    def mix(self, x_BTD: Tensor, rotation: Rotation | None, gate_B2: Tensor | None) -> Tensor:
+        """What `forward` does; by itself, so that the engine can have it recomputed or compiled (`mri_fm.engine.blocks`)."""
         gates = (None, None) if gate_B2 is None else gate_B2.to(x_BTD.dtype)[..., None, None].unbind(1)
         x_BTD = _add(x_BTD, self.scale_attention(self.attention(self.norm_attention(x_BTD), rotation)), gates[0])
         return _add(x_BTD, self.scale_mlp(self.mlp(self.norm_mlp(x_BTD))), gates[1])
