@@ -14,6 +14,7 @@ COVERED = {
     "source .venv/bin/activate": "Makefile",
     "python -m preprocessing.build_shards": "launch/demo.py",
     "python -m mri_fm.data.inspect": "tests/data/test_inspect.py",
+    "python -m mri_fm.data.preview": "tests/data/test_preview.py",
     "deepspeed --num_gpus 2 train.py": "launch/demo.py",
     "deepspeed --hostfile launch/hostfile.example --num_nodes 8 train.py": "tests/end_to_end/test_train.py",
     "python -m mri_fm.evaluate": "launch/demo.py",
