@@ -23,6 +23,7 @@ class Command:
     script: int  # where train.py stands
     config: Config
     slots: Mapping[str, int]
+    node: str | None = None  # the number of the one node that it starts ranks on, beside other launchers; None: all nodes
 
     @classmethod
     def read(cls, words: Sequence[str]) -> Command:
@@ -38,7 +39,9 @@ class Command:
             raise UserError("give the command after `--`, for instance: python -m launch.supervise -- deepspeed train.py …")
         options = parse(list(words[found[0] + 1 :]))
         config = load_config(options.objective, options.words)
-        return cls(tuple(words), found[0], config, _slots(words[: found[0]]))
+        launcher = words[: found[0]]
+        node = _value(launcher, ("--node_rank",)) if "--no_ssh" in launcher else None
+        return cls(tuple(words), found[0], config, _slots(launcher), node)
 
     @property
     def run_dir(self) -> Path:

@@ -69,7 +69,8 @@ class Supervisor:
         self.command, self.options = command, options
         self.folder = command.run_dir / FOLDER
         self._asked = threading.Event()
-        self._lock = _take(self.folder)
+        self._node = "" if command.node is None else f"-{command.node}"  # each node has a supervisor of its own
+        self._lock = _take(self.folder, f"lock{self._node}")
 
     def run(self) -> int:
         """Start until there is nothing left to do; returns the exit code."""
@@ -102,7 +103,7 @@ class Supervisor:
         """A line for people, and one for programs."""
         words = " ".join(f"{name}={value}" for name, value in details.items())
         print(f"supervise: {event} {words}".rstrip(), file=sys.stderr, flush=True)
-        with (self.folder / "log.jsonl").open("a") as log:
+        with (self.folder / f"log{self._node}.jsonl").open("a") as log:
             log.write(json.dumps({"time": time.time(), "event": event, **details}) + "\n")
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
@@ -188,7 +189,7 @@ class Supervisor:
             deadline = time.monotonic() + self.options.grace_s
             while members(process.pid) and time.monotonic() < deadline:
                 time.sleep(_LOOK_S)
-        if process.poll() != 0 or not self.is_done():
+        if self.command.node is None and (process.poll() != 0 or not self.is_done()):
             ask(self.command.run_dir, signal.SIGKILL)  # on other nodes
             time.sleep(_SETTLE_S)
         with suppress(ProcessLookupError):
@@ -219,18 +220,18 @@ def members(group: int) -> list[int]:
     return alive
 
 
-def _take(folder: Path) -> int:
+def _take(folder: Path, name: str) -> int:
     """A lock that this process and the launcher hold, so that a second supervisor is refused while either lives."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+        lock = os.open(folder / name, os.O_CREAT | os.O_RDWR, 0o644)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error}); give a run.dir of yours") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise UserError(
-            f"{folder.parent} is being supervised already, or its launcher still runs: see {folder / 'log.jsonl'}"
+            f"{folder.parent} is being supervised already, or its launcher still runs: see the log in {folder}"
         ) from error
     return lock
 
