@@ -19,6 +19,8 @@ from pretraining.runs import Bench, Run
 
 mpl.use("Agg")
 LEVEL = (0.025, 0.975)
+Figure = tuple[float, np.ndarray]
+"""AUROC, and the same on resamples of people."""
 Arms = Mapping[str, Sequence[Run]]
 """The runs of each arm, one for each seed, all with the same seeds."""
 
@@ -61,11 +63,16 @@ def probe_cells(bench: Bench, scores: Mapping[str, list[Scores]], label: str) ->
     """For each arm: AUROC at the last step, and its difference from the first arm's, each with the paired interval."""
     last = {arm: rows_at(curves, bench.steps, label) for arm, curves in scores.items()}
     figures = mean_auroc(task_of(bench, label), last)
-    first, resampled = figures[next(iter(scores))]
-    return {
-        arm: [with_interval(point, values_R), "" if point is first else with_interval(point - first, values_R - resampled, "+")]
-        for arm, (point, values_R) in figures.items()
-    }
+    first = next(iter(scores))
+    against = {arm: "" if arm == first else difference(figures[arm], figures[first]) for arm in scores}
+    return {arm: [with_interval(*figures[arm]), against[arm]] for arm in scores}
+
+
+def difference(ours: Figure, theirs: Figure) -> str:
+    """With "below" where the whole interval lies below 0."""
+    resampled = ours[1] - theirs[1]
+    below = " below" if np.nanquantile(resampled, LEVEL[1]) < 0 else ""
+    return with_interval(ours[0] - theirs[0], resampled, "+") + below
 
 
 def chance(bench: Bench, run: Run, labels: Sequence[str]) -> str:
