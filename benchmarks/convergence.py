@@ -46,6 +46,7 @@ from mri_fm.data.survey import foreground_tokens
 from mri_fm.models.vit import as_size3
 from mri_fm.token_budget import count_kept, lost_share
 
+REFERENCES = ("paper", "default")
 SHARES = {"60 %": 0.6, "45 %": 0.45}
 
 
@@ -78,7 +79,7 @@ def explained(bench: Bench, runs: list[Run]) -> np.ndarray:
 
 def rows_of(bench: Bench, objective: str, arms: Arms, labels: list[str]) -> list[list[str]]:
     scores = probes(bench, arms, labels)
-    cells = {label: probe_cells(bench, scores, label) for label in labels}
+    cells = {label: probe_cells(bench, scores, label, REFERENCES) for label in labels}
     rows = []
     for arm, runs in arms.items():
         variance = f"{explained(bench, list(runs))[-1]:.3f}" if objective.startswith("mae") else ""
@@ -138,7 +139,7 @@ def main() -> int:
         print("no objective has all its arms finished yet: start again, what is finished is kept")
         return 0
     header = ["objective", "arm", "foreground dropped", "val loss, own scale", "variance explained"]
-    header += [f"{label}{part}" for label in labels for part in (" AUROC", " − paper")]
+    header += [f"{label}{part}" for label in labels for part in (" AUROC", *(f" − {arm}" for arm in REFERENCES))]
     print(heading(bench, next(iter(finished.values())), labels))
     print(table(header, [row for objective, arms in finished.items() for row in rows_of(bench, objective, arms, labels)]))
     for arms in finished.values():

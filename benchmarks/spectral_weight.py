@@ -79,7 +79,7 @@ def reconstruction_rows(measured: Measured) -> list[list[str]]:
 
 def probe_rows(bench: Bench, arms: Arms, labels: list[str]) -> list[list[str]]:
     scores = probes(bench, arms, labels)
-    cells = {label: probe_cells(bench, scores, label) for label in labels}
+    cells = {label: probe_cells(bench, scores, label, [next(iter(arms))]) for label in labels}
     return [[arm, *(cell for label in labels for cell in cells[label][arm])] for arm in arms]
 
 

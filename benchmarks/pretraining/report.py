@@ -59,13 +59,16 @@ def rows_at(curves: Sequence[Scores], step: int, label: str) -> list[list[float]
     return [row for curve in curves for row in curve[step][label]]
 
 
-def probe_cells(bench: Bench, scores: Mapping[str, list[Scores]], label: str) -> dict[str, list[str]]:
-    """For each arm: AUROC at the last step, and its difference from the first arm's, each with the paired interval."""
+def probe_cells(
+    bench: Bench, scores: Mapping[str, list[Scores]], label: str, references: Sequence[str]
+) -> dict[str, list[str]]:
+    """For each arm: AUROC at the last step, and its difference from those of other arms, each with the paired interval."""
     last = {arm: rows_at(curves, bench.steps, label) for arm, curves in scores.items()}
     figures = mean_auroc(task_of(bench, label), last)
-    first = next(iter(scores))
-    against = {arm: "" if arm == first else difference(figures[arm], figures[first]) for arm in scores}
-    return {arm: [with_interval(*figures[arm]), against[arm]] for arm in scores}
+    against = {
+        arm: ["" if arm == other else difference(figures[arm], figures[other]) for other in references] for arm in scores
+    }
+    return {arm: [with_interval(*figures[arm]), *against[arm]] for arm in scores}
 
 
 def difference(ours: Figure, theirs: Figure) -> str:
