@@ -23,7 +23,7 @@ from mri_fm.data.evaluation import EvaluationConfig
 from mri_fm.errors import UserError
 from mri_fm.merging import GROUPS, PRESETS, layers_of, merge, parse_word, preset_file, split_words
 from mri_fm.model_config import ModelConfig
-from mri_fm.run_config import CheckpointConfig, ObserveConfig, RunConfig, ValConfig, WandbConfig
+from mri_fm.run_config import CheckpointConfig, ObserveConfig, ProfileConfig, RunConfig, ValConfig, WandbConfig
 from mri_fm.train_config import OptimConfig, TrainConfig
 
 
@@ -174,6 +174,7 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     val: ValConfig = field(default_factory=ValConfig)
     observe: ObserveConfig = field(default_factory=ObserveConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     run: RunConfig = field(default_factory=RunConfig)
     seed: int = 0
@@ -259,6 +260,8 @@ def _check(config: Config) -> None:
         if value not in allowed:
             raise UserError(f"{key}={value} is not one of {', '.join(allowed)}")
     _check_sizes(config)
+    if len(config.profile.window()) and config.profile.window()[-1] > config.train.steps:
+        raise UserError(f"profile.steps={config.profile.steps} ends after train.steps={config.train.steps}: take earlier steps")
     for head in (config.model, config.model.predictor, config.model.decoder):
         if head.width % head.heads:
             raise UserError(f"model width {head.width} does not divide by its {head.heads} heads")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -43,6 +44,9 @@ def parse_word(word: str) -> DictConfig:
     Raises:
         UserError: a value that is not YAML.
     """
+    key, _, value = word.partition("=")
+    if re.fullmatch(r"\d+(:\d+)+", value):  # which YAML 1.1 reads as a number of base 60
+        word = f"{key}='{value}'"
     try:
         return OmegaConf.from_dotlist([word])
     except YAMLError:

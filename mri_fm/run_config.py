@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from omegaconf import MISSING
+
+from mri_fm.errors import UserError
 
 
 @dataclass
@@ -29,6 +32,30 @@ class ObserveConfig:
 
     every: int = 10
     samples: int = 16  # volumes in the fixed batch
+
+
+@dataclass
+class ProfileConfig:
+    """A trace of some steps by torch.profiler, in `run.dir`/profile.
+
+    Raises:
+        UserError: steps that are not of the form FIRST:LAST.
+    """
+
+    steps: str = ""  # FIRST:LAST, from 1 and both included, for instance 10:15; empty: none
+
+    def __post_init__(self) -> None:
+        """Check what types cannot."""
+        self.window()
+
+    def window(self) -> range:
+        """The steps; an empty range where none are asked for."""
+        if not self.steps:
+            return range(0)
+        match = re.fullmatch(r"(\d+):(\d+)", self.steps)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise UserError(f"profile.steps={self.steps} is not of the form FIRST:LAST, for instance 10:15")
+        return range(int(match[1]), int(match[2]) + 1)
 
 
 @dataclass

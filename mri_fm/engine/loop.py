@@ -35,6 +35,7 @@ from mri_fm.errors import EXIT_RESUMABLE, UserError
 from mri_fm.models.patches import patch_grid
 from mri_fm.models.vit import as_size3
 from mri_fm.objectives import Objective
+from mri_fm.observe.profile import StepProfiler
 from mri_fm.observe.recorder import Record, Recorder
 from mri_fm.observe.throughput import Meter
 from mri_fm.token_budget import count_kept, lost_share, needed_share
@@ -108,6 +109,8 @@ class Trainer:
         self.schedules |= self.objective.schedules(train.steps)
         self.monitor = Monitor(self.engine, config, corpus, environment)
         self.guard = NonfiniteGuard(self.engine, config.train.nonfinite_budget, environment)
+        window = config.profile.window() if environment.is_main else range(0)
+        self.profiler = StepProfiler(window, self.run_dir, environment.device)
         self.control = Control(SkipCount(config.data.skip_budget, corpus.root, quiet=not environment.is_main))
 
     def run(self, checkpoint: Path | None, loader: TrainLoader | None = None) -> int:
@@ -140,7 +143,8 @@ class Trainer:
         )
         try:
             for step in range(start, train.steps):
-                parts = self._step(step, batches, meter)
+                with self.profiler.step(step + 1):
+                    parts = self._step(step, batches, meter)
                 stopping = self.control.agree()
                 self._record(step + 1, parts, meter, recorder)
                 bar.update()
@@ -187,7 +191,8 @@ class Trainer:
 
     def _record(self, done: int, parts: dict[str, Tensor], meter: Meter, recorder: Recorder | None) -> None:
         """Fetch the metrics of this step, all at once and only where it is logged."""
-        meter.add_step(self.objective.flops_per_sample(self.curriculum.size(done - 1)))
+        size = self.curriculum.size(done - 1)
+        meter.add_step(self.objective.flops_per_sample(size), self.objective.count_tokens(size)[0])
         watched = self.monitor.due(done)
         if not (watched or is_due(done, self.config.log_every, self.config.train.steps)):
             return
@@ -199,6 +204,7 @@ class Trainer:
             "skips": self.control.skipped.total,
             "nonfinite_steps": self.guard.total,
             **meter.report(),
+            **self.profiler.report(),
         }
         if watched:
             with meter.paused():
