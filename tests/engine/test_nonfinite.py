@@ -13,12 +13,14 @@ from mri_fm.config import Config, load_config
 from mri_fm.data.loader import TrainLoader
 from mri_fm.engine.environment import read_environment, start_process_group
 from mri_fm.engine.loop import Trainer, run_training
-from mri_fm.engine.setup import DEFAULT_DS_CONFIG
+from mri_fm.engine.setup import DEFAULT_DS_CONFIG, build_optimizer
 from mri_fm.errors import UserError
 from mri_fm.observe.recorder import read_metrics
+from mri_fm.train_config import OptimConfig
 from tests.distributed import run_ranks
 from tests.engine.test_training import small_config
 
+on_gpu = pytest.mark.skipif(not torch.cuda.device_count(), reason="needs a GPU")
 PLANTED = 2  # the optimizer step, from 1
 BAD_RANK = 1
 OBJECTIVE = "jepa"
@@ -120,6 +122,22 @@ def test_past_the_budget_all_ranks_stop_and_name_the_sample(corpus, tmp_path):
     assert 1 <= len(named) <= 2  # of the four samples of the step, those of the rank and micro-step that went wrong
     assert "\n" not in first
     assert not list((tmp_path / "checkpoints").glob("step-*"))  # weights are looked at before they are kept
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, on_gpu])])
+def test_found_inf_leaves_weights_moments_and_the_count_of_steps_as_they_are(device):
+    weight = torch.nn.Parameter(torch.ones(5, device=device))
+    optimizer = build_optimizer(torch.nn.ParameterDict({"weight": weight}), OptimConfig(), depth=1)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    for found in (1.0, 0.0):
+        weight.grad = torch.full((5,), torch.nan if found else 1.0, device=device)
+        optimizer.found_inf = torch.tensor(found, device=device)
+        before = [weight.detach().clone(), *(value.clone() for value in optimizer.state[weight].values())]
+        optimizer.step()
+        after = [weight.detach(), *optimizer.state[weight].values()]
+        assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [bool(found)] * len(after)
+    assert float(optimizer.state[weight]["step"]) == 2
 
 
 def test_a_negative_budget_is_refused():

@@ -17,7 +17,7 @@ def config(*words: str, objective: str = "jepa_vcr"):
     return load_config(objective, [*WORDS, *words])
 
 
-@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "zero3_offload", "zeropp"])
+@pytest.mark.parametrize("name", ["zero0", "zero1", "zero2", "zero3", "zero3_offload", "zeropp"])
 def test_every_shipped_ds_config_is_accepted_by_deepspeed(name):
     from deepspeed.runtime.config import DeepSpeedConfig
 

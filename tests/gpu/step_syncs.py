@@ -2,8 +2,9 @@
 
     python -m tests.gpu.step_syncs --objective jepa_vcr data.corpus=CORPUS run.dir=unused [--ds_config FILE] [key=value …]
 
-prints one JSON object: waits per step in the loader, forward, backward, the optimizer step (DeepSpeed's) and the EMA, as
-`torch.cuda.set_sync_debug_mode("warn")` counts them. Where there is no GPU there is nothing to wait for, and all are 0.
+prints one JSON object: waits per step in the loader, forward, backward, the optimizer step (DeepSpeed's), the guard against
+what is not finite and the EMA, as `torch.cuda.set_sync_debug_mode("warn")` counts them. Where there is no GPU there is nothing
+to wait for, and all are 0.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from mri_fm.engine.ema import EMA
 from mri_fm.engine.environment import Environment, read_environment, start_process_group
 from mri_fm.engine.feeding import build_loader
 from mri_fm.engine.loop import open_corpus, settle_token_budget
+from mri_fm.engine.nonfinite import NonfiniteGuard
 from mri_fm.engine.setup import DEFAULT_DS_CONFIG, build_engine, read_ds_config
 from train import parse
 
-PARTS = ("loader", "forward", "backward", "step", "ema")
+PARTS = ("loader", "forward", "backward", "step", "guard", "ema")
 WARM, STEPS = 3, 4
 
 
@@ -36,6 +38,7 @@ def measure(config: Config, ds_config: Path, environment: Environment) -> dict[s
     settle_token_budget(config, corpus, environment)
     engine = build_engine(config, read_ds_config(ds_config), environment)
     ema = EMA(engine.module.ema_pairs())
+    guard = NonfiniteGuard(engine, config.train.nonfinite_budget, environment)
     schedules = engine.module.schedules(WARM + STEPS)
     waits: Counter[str] = Counter()
 
@@ -56,12 +59,15 @@ def measure(config: Config, ds_config: Path, environment: Environment) -> dict[s
                 batch = next(loader)
             with counted("forward"):
                 loss, _ = engine(batch, {name: float(values[step]) for name, values in schedules.items()})
+            guard.note(loss, batch.keys)
             with counted("backward"):
                 engine.backward(loss)
             with counted("step"):
-                engine.step()
+                guard.step()
+            with counted("guard"):
+                skipped = guard.finish(step + 1)
             with counted("ema"):
-                ema.update(0.99)
+                ema.update(0.99, skipped)
     return {part: waits[part] / STEPS for part in PARTS}
 
 
