@@ -40,7 +40,8 @@ class Batch(Inputs):
     resize.
 
     Attributes:
-        valid_B: bool; False where a bad sample was replaced, and where a slot repeats a contrast as its session has no other.
+        valid_B: bool; False where a bad sample was replaced or is missing, and where a slot repeats a contrast as its session
+            has no other.
         keys: the samples that were served; those of a position follow each other, its contrasts one after the other and within
             each its views.
         contrasts: of these samples.
@@ -173,14 +174,19 @@ def evaluation_batches(
     device: torch.device,
     rank: int = 0,
     world: int = 1,
+    strict: bool = True,
 ) -> Iterator[Batch]:
     """This rank's part of the samples, each once, in order, without augmentation; the last batch may be smaller.
 
     Rank r takes the samples r, r + world, r + 2·world, …: over all ranks every sample comes exactly once and none is repeated
     to fill up, so ranks may give different numbers of batches, and one that has no sample gives none.
 
+    An evaluation replaces nothing. Where `strict` is False a sample that cannot be read comes as zeros, with `valid_B` False
+    and its reason in `skips`: for numbers about a run that goes on without it.
+
     Raises:
-        UserError: a sample cannot be read (an evaluation replaces nothing), or a GPU is asked for where there is none.
+        UserError: a sample cannot be read, or a GPU is asked for where there is none.
+        ResumableError: the storage does not answer.
     """
     plan = EvaluationPlan(len(samples), config.size, config.evaluation, rank, world)
     if not plan.own:
@@ -189,7 +195,7 @@ def evaluation_batches(
     batches = _PipelineBatches(samples, plan, config, reader=reader, batch_size=batch_size, device=device, prefetch=1)
     try:
         for first in range(0, plan.own, batch_size):
-            yield batches.next(group_position=first * world, count=min(batch_size, plan.own - first))
+            yield batches.next(group_position=first * world, count=min(batch_size, plan.own - first), strict=strict)
     finally:
         batches.close()
 
@@ -238,12 +244,13 @@ class _PipelineBatches:
         """Begin at the `number`-th sample of the plan."""
         self._feed.seek(number)
 
-    def next(self, *, group_position: int, seed: int = 0, count: int | None = None) -> Batch:
-        """Run the pipeline once and keep the first `count` samples."""
+    def next(self, *, group_position: int, seed: int = 0, count: int | None = None, strict: bool = True) -> Batch:
+        """Run the pipeline once and keep the first `count` samples; `strict`: none of them may lack one."""
         volumes, foreground, air, noise, spacing, packed = self._feed.run()
         statuses = [Status.unpack(row) for row in packed.as_array()[:count]]
         skips = tuple(itertools.chain.from_iterable(map(self._skips, statuses)))
-        _require_served(statuses, skips)
+        if strict:
+            _require_served(statuses, skips)
         x_BCZYX = self._tensor(volumes, count)
         foreground_BCZYX = self._tensor(foreground, count).bool()
         positions_B = to_device(torch.tensor([status.row for status in statuses]), self._device)
@@ -252,7 +259,7 @@ class _PipelineBatches:
             for deviation, millimetres, status in zip(noise.as_array(), spacing.as_array(), statuses, strict=False)
         ]
         acquire_(x_BCZYX, self._tensor(air, count).flatten(), scans, positions_B, seed)
-        served = [self._samples[status.served] for status in statuses]
+        served = [self._samples[self._plan.candidate(s.row, 0) if s.served < 0 else s.served] for s in statuses]
         valid = [not status.faults and not self._plan.is_extra(status.row) for status in statuses]
         return Batch(
             x_BCZYX,

@@ -5,21 +5,26 @@ Axes: B batch, N volumes, D width, C channels, Z/Y/X voxels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mri_fm.config import Config
 from mri_fm.data.corpus import Corpus
 from mri_fm.data.loader import evaluation_batches
 from mri_fm.data.positions import rank_positions
+from mri_fm.data.skips import Skip
 from mri_fm.engine.environment import Environment
 from mri_fm.errors import UserError
 from mri_fm.objectives import Objective
 from mri_fm.observe.collapse import feature_std, rankme
+
+_log = logging.getLogger(__name__)
 
 
 def is_due(done: int, every: int, steps: int) -> bool:
@@ -39,6 +44,7 @@ class Monitor:
         self.engine, self.config, self.corpus, self.environment = engine, config, corpus, environment
         self.objective: Objective = engine.module
         self.fixed = corpus.select("train", config.data.contrasts)[: config.observe.samples]
+        self._left_out: set[Skip] = set()
         self.val = corpus.select("val", config.data.contrasts) if config.val.every > 0 else []
         if config.val.every > 0 and not self.val:
             raise UserError(
@@ -68,13 +74,28 @@ class Monitor:
         return record
 
     def _observe(self) -> dict[str, float]:
-        """Collapse metrics of the student's mean-pooled tokens: centre crops, no augmentation."""
-        batches = evaluation_batches(self.corpus, self.fixed, self.config.data, batch_size=4, device=self.environment.device)
-        student = self.objective.student
-        tokens = [student(batch.x_BCZYX, spacing_B3=batch.spacing_B3) for batch in batches]
-        features_ND = torch.cat([tokens_BND.float().mean(dim=1) for tokens_BND in tokens])
+        """Collapse metrics of the student's mean-pooled tokens: centre crops, no augmentation.
+
+        A volume that has gone bad is left out, since the budget of skips says whether the run ends for it; every rank still
+        makes all passes.
+        """
+        device, student = self.environment.device, self.objective.student
+        features: list[Tensor] = []
+        for batch in evaluation_batches(self.corpus, self.fixed, self.config.data, batch_size=4, device=device, strict=False):
+            tokens_BND = student(batch.x_BCZYX, spacing_B3=batch.spacing_B3)
+            features.append(tokens_BND.float().mean(dim=1)[batch.valid_B])
+            self._name_left_out(batch.skips)
+        features_ND = torch.cat(features)
+        if len(features_ND) < 2:
+            return {}
         deviation, rank = torch.stack([feature_std(features_ND), rankme(features_ND)]).tolist()
         return {"feature_std": deviation, "rankme": rank}
+
+    def _name_left_out(self, skips: Sequence[Skip]) -> None:
+        """Once each, on rank 0."""
+        for skip in set(skips) - self._left_out if self.environment.is_main else ():
+            _log.warning("feature_std and rankme leave out %s", skip)
+        self._left_out |= set(skips)
 
     def _validate(self, schedule: Mapping[str, float]) -> float:
         """Mean loss over the first `val.batches` global micro-batches of the val split: centre crops, masks by position."""

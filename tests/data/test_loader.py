@@ -14,6 +14,7 @@ from mri_fm.data.loader import Batch, TrainLoader, evaluation_batches
 from mri_fm.data.params import centre_params, draw_params
 from mri_fm.data.reader import ShardReader
 from mri_fm.data.source import intensity_window
+from mri_fm.data.survey import foreground_tokens
 from mri_fm.data.twin import augment_volume
 from mri_fm.errors import UserError
 from mri_fm.rng import Stream, normal
@@ -242,6 +243,30 @@ def test_evaluation_replaces_nothing(own_ellipsoids: Path) -> None:
     damage_payload(corpus.samples[5])
     with pytest.raises(UserError, match=r"no readable sample to serve: vol005 in train-000001.tar"):
         list(evaluation_batches(corpus, corpus.samples, config(skip_budget=9), batch_size=2, device=CPU))
+
+
+def test_an_evaluation_that_is_not_strict_marks_what_it_lacks(own_ellipsoids: Path) -> None:
+    corpus = Corpus.open(own_ellipsoids)
+    whole = list(evaluation_batches(corpus, corpus.samples, config(), batch_size=4, device=CPU))
+    damage_payload(corpus.samples[5])
+    batches = list(evaluation_batches(corpus, corpus.samples, config(), batch_size=4, device=CPU, strict=False))
+    valid = torch.cat([batch.valid_B for batch in batches])
+    assert valid.logical_not().nonzero().flatten().tolist() == [5]
+    assert [key for batch in batches for key in batch.keys] == [sample.key for sample in corpus.samples]
+    assert [(skip.position, skip.key) for batch in batches for skip in batch.skips] == [(5, "vol005")]
+    x, expected = (torch.cat([batch.x_BCZYX for batch in of]) for of in (batches, whole))
+    assert x[valid].equal(expected[valid])
+    assert not x[5].any()
+
+
+def test_a_survey_leaves_out_what_it_cannot_read(own_ellipsoids: Path, caplog: pytest.LogCaptureFixture) -> None:
+    corpus = Corpus.open(own_ellipsoids)
+    whole = foreground_tokens(corpus, corpus.samples, config(), (4, 4, 4))
+    damage_payload(corpus.samples[5])
+    assert foreground_tokens(corpus, corpus.samples, config(), (4, 4, 4)).tolist() == np.delete(whole, 5).tolist()
+    assert "left out vol005 in train-000001.tar" in caplog.text
+    with pytest.raises(UserError, match="no readable sample to count tokens of: vol005"):
+        foreground_tokens(corpus, [corpus.samples[5]], config(), (4, 4, 4))
 
 
 def test_impossible_requests_are_user_errors(ellipsoids: Path) -> None:

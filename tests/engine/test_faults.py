@@ -69,6 +69,14 @@ def losses(config: Config) -> list[float]:
     return [record["loss"] for record in read_metrics(Path(config.run.dir))]
 
 
+def test_collapse_metrics_leave_out_a_bad_volume_of_their_fixed_batch(own_corpus: Path, tmp_path: Path) -> None:
+    flip_bytes(Corpus.open(own_corpus).select("train")[0])
+    words = ("data.skip_budget=99", "data.verify=size", "observe.every=1", "train.steps=2", "checkpoint.every=2")
+    config = small_config(own_corpus, tmp_path / "run", *words)
+    assert [code for code, _ in run_ranks(train_rank, 2, config, None)] == [EXIT_DONE] * 2
+    assert all(record["feature_std"] > 0 for record in read_metrics(tmp_path / "run"))
+
+
 @pytest.mark.slow
 def test_skips_count_over_all_ranks_and_over_a_resume(own_corpus: Path, tmp_path: Path) -> None:
     """A volume goes bad in the first epoch; it is met again in each of the next ones, by whichever rank."""
