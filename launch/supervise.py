@@ -53,6 +53,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--backoff-s", type=float, default=10.0, help="wait after the first failure; doubled up to 10 minutes")
     parser.add_argument("--hang-s", type=float, default=1800.0, help="no logged step and no checkpoint for so long: it hangs")
+    parser.add_argument("--start-s", type=float, default=3600.0, help="the same until a start has logged its first step")
     parser.add_argument("--grace-s", type=float, default=600.0, help="for ranks to save and stop before they are killed")
     return parser.parse_args(arguments)
 
@@ -150,7 +151,7 @@ class Supervisor:
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
         """Wait until the launcher has ended, or has to be."""
-        seen, since = self._signs(), time.monotonic()
+        seen, since, patience_s = self._signs(), time.monotonic(), self.options.start_s
         asked_at: float | None = None
         while process.poll() is None:
             time.sleep(_LOOK_S)
@@ -166,9 +167,9 @@ class Supervisor:
                 return
             signs = self._signs()
             if signs != seen:
-                seen, since = signs, now
-            if now - since > self.options.hang_s:
-                self._dump_stacks()
+                seen, since, patience_s = signs, now, self.options.hang_s
+            if now - since > patience_s:
+                self._dump_stacks(patience_s)
                 return
 
     def _signs(self) -> tuple[int, list[str]]:
@@ -177,10 +178,10 @@ class Supervisor:
         size = metrics.stat().st_size if metrics.is_file() else 0
         return size, sorted(path.name for path in self.command.run_dir.glob("checkpoints/*"))
 
-    def _dump_stacks(self) -> None:
+    def _dump_stacks(self, silent_s: float) -> None:
         ask(self.command.run_dir, signal.SIGUSR2)
         time.sleep(_SETTLE_S)
-        self.say("hangs", hang_s=self.options.hang_s, stacks=str(self.folder / "stacks-*.txt"))
+        self.say("hangs", silent_s=silent_s, stacks=str(self.folder / "stacks-*.txt"))
 
     def _sweep(self, process: subprocess.Popen[bytes]) -> None:
         """End what a launcher has left: ranks outlive one that is killed, and may still save then."""

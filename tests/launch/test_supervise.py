@@ -85,7 +85,7 @@ def test_a_request_to_stop_ends_the_wait_between_two_starts(tmp_path):
 
 def test_a_run_that_hangs_is_ended_with_its_stacks(tmp_path, monkeypatch):
     monkeypatch.setattr(supervise, "_SETTLE_S", 3.0)
-    assert supervisor(tmp_path, "hang,done", "--hang-s", "2").run() == 0
+    assert supervisor(tmp_path, "hang,done", "--start-s", "2").run() == 0
     stacks = (tmp_path / "supervision" / "stacks-00000.txt").read_text()
     assert "rank.py" in stacks
     assert '"event": "hangs"' in (tmp_path / "supervision" / "log.jsonl").read_text()
@@ -205,7 +205,7 @@ def kill_launcher(process, log: Path) -> None:
 def test_a_supervised_run_survives(corpus, tmp_path, fault):
     words = ("train.steps=14", "checkpoint.every=3")
     log, run_dir = tmp_path / "log", tmp_path / "run"
-    process = start(supervised(corpus, run_dir, *words, options=("--hang-s", "60")), log)
+    process = start(supervised(corpus, run_dir, *words, options=("--hang-s", "40")), log)
     wait_for_step(process, run_dir, 5)
     fault(process, log)
     code, output = finish(process, log, timeout=400)
@@ -226,5 +226,5 @@ def losses(run_dir: Path) -> dict[int, float]:
 def test_a_request_of_an_earlier_start_is_not_obeyed(tmp_path):
     (tmp_path / "supervision").mkdir()
     ask(tmp_path, signal.SIGKILL)
-    assert supervisor(tmp_path, "hang,done", "--hang-s", "2").run() == 0
+    assert supervisor(tmp_path, "hang,done", "--start-s", "2").run() == 0
     assert "hangs" in (tmp_path / "supervision" / "log.jsonl").read_text()
