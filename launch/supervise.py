@@ -26,7 +26,7 @@ from types import FrameType
 
 from launch.command import Command
 from launch.hostfile import unreachable, usable, write_hostfile
-from mri_fm.engine.checkpoint import LATEST_FILE
+from mri_fm.engine.publication import LATEST_FILE
 from mri_fm.engine.relay import FOLDER, PERIOD_S, ask
 from mri_fm.errors import EXIT_RESUMABLE, EXIT_USER_ERROR, UserError, run_main
 from mri_fm.observe.recorder import METRICS_FILE

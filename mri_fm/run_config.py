@@ -12,10 +12,16 @@ from mri_fm.errors import UserError
 
 @dataclass
 class CheckpointConfig:
-    """A checkpoint is written every `every` steps and at the end; the newest `keep_last` stay."""
+    """A checkpoint is written every `every` steps and at the end, in the background; those that stay are the following."""
 
     every: int = 100
-    keep_last: int = 2
+    keep_last: int = 2  # the newest ones
+    keep_every: int = 0  # also those of multiples of this many steps; 0: none
+
+    def __post_init__(self) -> None:
+        """Check what types cannot."""
+        if self.keep_every < 0 or self.keep_every % self.every:
+            raise UserError(f"checkpoint.keep_every={self.keep_every} must be 0 or a multiple of checkpoint.every={self.every}")
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mri_fm.engine.checkpoint import step_name
+from mri_fm.engine.publication import step_name
 from mri_fm.observe.recorder import read_metrics
 
 ROOT = Path(__file__).parents[2]

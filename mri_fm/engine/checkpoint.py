@@ -1,113 +1,184 @@
-"""Checkpoints: written beside, checksummed, made durable, then named; a reader sees a whole one or none.
-
-    checkpoints/
-      step-00000100/   DeepSpeed's files, ema*.pt, meta.json, checksums.json
-      latest           the name of the newest one
+"""Checkpoints of a run: copied to host memory, written in the background, published when all ranks' files are on the disk.
 
 `meta.json` holds the step, the position (samples consumed), the bad samples skipped so far and the identity of the run: what a
 checkpoint of another model, corpus or batch would have differently. There is no other state: all randomness is a function of
-(seed, position).
+(seed, position). docs/checkpoints.md has the whole story.
+
+    python -m mri_fm.engine.checkpoint inspect|verify|consolidate PATH
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterator
+import sys
+import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import xxhash
-from omegaconf import OmegaConf
+import torch
 
-from mri_fm.config import Config
 from mri_fm.engine.ema import EMA
 from mri_fm.engine.environment import Environment, on_rank_0
-from mri_fm.errors import UserError
+from mri_fm.engine.fragments import Fragment, local_fragments, optimizer_step, restore, whole_shapes
+from mri_fm.engine.identity import differences
+from mri_fm.engine.publication import LATEST_FILE, META_FILE, PARTIAL, complete_steps, step_name, verify_checkpoint
+from mri_fm.engine.snapshot import Snapshot
+from mri_fm.engine.stored import FORMAT, Stored, rank_file, read_meta
+from mri_fm.engine.writer import Order, Writer
+from mri_fm.errors import ResumableError, UserError, run_main
+from mri_fm.run_config import CheckpointConfig
 
-META_FILE = "meta.json"
-CHECKSUM_FILE = "checksums.json"
-LATEST_FILE = "latest"
-
-
-def identity(config: Config, corpus_hash: str) -> dict[str, str]:
-    """What must agree between a checkpoint and the run that resumes it, by configuration key."""
-    tree = OmegaConf.structured(config)
-    stream = (
-        "size",
-        "contrasts",
-        "mixture",
-        "mixture_by",
-        "temperature",
-        "curriculum",
-        "views",
-        "session_contrasts",
-        "crop_foreground",
-    )
-    keys = ("objective", "model", *(f"data.{key}" for key in stream), "train.global_batch", "train.accumulation", "seed")
-    named = {key: str(OmegaConf.select(tree, key)) for key in keys}
-    return named | {"data.corpus": corpus_hash}
-
-
-def step_name(step: int) -> str:
-    """The folder of a step's checkpoint."""
-    return f"step-{step:08d}"
+_LOOK_S = 0.02
+_LAST_WAIT_S = 60.0
 
 
 class Checkpointer:
-    """Writes and finds the checkpoints of one run, on a file system that all ranks share."""
+    """Writes and finds the checkpoints of one run, on a file system that all ranks share; its methods are called by all."""
 
-    def __init__(self, run_dir: Path, keep_last: int, environment: Environment, identity: dict[str, str]) -> None:
-        """Keep `keep_last` checkpoints under `run_dir`/checkpoints."""
+    def __init__(self, run_dir: Path, options: CheckpointConfig, environment: Environment, identity: dict[str, Any]) -> None:
+        """Keep checkpoints under `run_dir`/checkpoints."""
         self.folder = run_dir / "checkpoints"
-        self.keep_last, self.environment, self.identity = keep_last, environment, identity
+        self.options, self.environment, self.identity = options, environment, identity
+        self._snapshot = Snapshot()
+        self._writing: _Writing | None = None
+        self._group: Any = None
 
     def save(self, engine: Any, ema: EMA, step: int, position: int, skips: int = 0) -> None:
-        """Write the checkpoint of `step`, called by all ranks; `latest` moves once everything is on the disk."""
-        from deepspeed import comm
+        """Copy the state of `step` and have it written; waits for the checkpoint before, should that still be under way.
 
-        partial = self.folder / f"{step_name(step)}.partial"
-        if self.environment.is_main:
-            self._remove_partial()
-            partial.mkdir(parents=True)
-        comm.barrier()
-        engine.save_checkpoint(str(self.folder), tag=partial.name, save_latest=False)
-        ema.save(partial, self.environment.rank)
-        comm.barrier()
-        if self.environment.is_main:
-            meta = {
-                "step": step,
-                "position": position,
-                "skips": skips,
-                "world": self.environment.world,
-                "identity": self.identity,
-            }
-            (partial / META_FILE).write_text(json.dumps(meta, indent=1))
-            self._publish(partial, step)
-        comm.barrier()
+        Raises:
+            ResumableError: the one before could not be written, or there is no space for this one.
+        """
+        self.finish()
+        meta = {
+            "format": FORMAT,
+            "step": step,
+            "position": position,
+            "skips": skips,
+            "world": self.environment.world,
+            "optimizer_step": optimizer_step(engine),
+            "shapes": whole_shapes(engine.module),
+            "identity": self.identity,
+        }
+        needed = self._needed(engine, ema)
+        partial = Path(self._together(lambda: str(self._begin(meta, needed))))
+        self._snapshot.take(self._share(engine, ema))
+        self._writing = _Writing(step, partial, Writer(self._order(step, partial)))
 
-    def _remove_partial(self) -> None:
-        """Remove what a kill has left half written, at whichever step."""
-        for left in self.folder.glob("*.partial"):
+    def require_space(self, engine: Any, ema: EMA) -> None:
+        """Find before the first step that no checkpoint would fit.
+
+        Raises:
+            UserError: the file system has not enough space.
+        """
+        needed = self._needed(engine, ema)
+        on_rank_0(self.environment, lambda: _require(self.folder, needed))
+
+    def check(self) -> None:
+        """See whether the checkpoint under way is done; costs nothing when none is.
+
+        Raises:
+            ResumableError: a rank could not write it. What it has written is removed, and the one before is as it was.
+        """
+        if self._writing is None:
+            return
+        writer = self._writing.writer
+        running = writer.is_running()
+        problem = None if running else writer.problem()
+        counts = torch.tensor([int(running), int(problem is not None)])
+        torch.distributed.all_reduce(counts, group=self._gloo())
+        running_ranks, failed_ranks = counts.tolist()
+        if failed_ranks:
+            self._abandon(problem)
+        if not running_ranks:
+            self._writing = None
+
+    def finish(self) -> None:
+        """Wait until the checkpoint under way is done.
+
+        Raises:
+            ResumableError: see `check`.
+        """
+        while self._writing is not None:
+            self.check()
+            time.sleep(_LOOK_S if self._writing else 0.0)
+
+    def close(self) -> None:
+        """On this rank alone, after an error: let its writer end, so that the checkpoint under way is not lost."""
+        if self._writing is not None:
+            self._writing.writer.wait(_LAST_WAIT_S)
+            self._writing = None
+
+    def _begin(self, meta: dict[str, Any], needed: int) -> Path:
+        """On rank 0: a folder of a name that no writer left over from a killed run can know."""
+        for left in self.folder.glob(f"*{PARTIAL}"):
             shutil.rmtree(left)
+        _require(self.folder, needed)
+        partial = self.folder / f"{step_name(meta['step'])}.{uuid.uuid4().hex[:8]}{PARTIAL}"
+        try:
+            partial.mkdir(parents=True)
+            (partial / META_FILE).write_text(json.dumps(meta, indent=1))
+        except OSError as error:
+            raise UserError(f"the checkpoint cannot be written ({error})") from error
+        return partial
 
-    def _publish(self, partial: Path, step: int) -> None:
-        _write_checksums(partial)
-        final = self.folder / step_name(step)
-        if final.exists():
-            shutil.rmtree(final)
-        partial.rename(final)
-        _sync(self.folder)  # the new name before `latest` says it
-        _write_durably(self.folder / LATEST_FILE, step_name(step))
-        done = self._complete().index(final) + 1
-        damaged = self._complete()[done:]  # else this run had begun after them
-        for old in self._complete()[: max(0, done - self.keep_last)] + damaged:
-            shutil.rmtree(old)
+    def _together(self, begin: Callable[[], str]) -> str:
+        """Once the run is under way, what stops it is no mistake of the user's: the same command resumes."""
+        try:
+            return str(on_rank_0(self.environment, begin))
+        except UserError as error:
+            raise ResumableError(f"{error}; the same command resumes from {self._newest()}") from None
 
-    def _complete(self) -> list[Path]:
-        """Finished checkpoints, oldest first."""
-        return sorted(p for p in self.folder.glob("step-*") if p.suffix != ".partial")
+    def _order(self, step: int, partial: Path) -> Order:
+        rank = self.environment.rank
+        return Order(
+            descriptor=self._snapshot.descriptor,
+            size=self._snapshot.size,
+            partial=str(partial.absolute()),
+            name=rank_file(rank),
+            step=step,
+            world=self.environment.world,
+            publishes=rank == 0,
+            keep_last=self.options.keep_last,
+            keep_every=self.options.keep_every,
+        )
+
+    def _share(self, engine: Any, ema: EMA) -> list[Fragment]:
+        shares = (f.share(self.environment.rank, self.environment.world) for f in local_fragments(engine, ema))
+        return [share for share in shares if share.values_N.numel()]
+
+    def _needed(self, engine: Any, ema: EMA) -> int:
+        """Bytes of a checkpoint over all ranks."""
+        size = torch.tensor(sum(share.values_N.nbytes for share in self._share(engine, ema)))
+        torch.distributed.all_reduce(size, group=self._gloo())
+        return int(size)
+
+    def _abandon(self, problem: str | None) -> None:
+        assert self._writing is not None
+        writing, self._writing = self._writing, None
+        writing.writer.kill()
+        problems: list[str | None] = [None] * self.environment.world
+        torch.distributed.all_gather_object(problems, problem, group=self._gloo())
+        if self.environment.is_main:
+            shutil.rmtree(writing.partial, ignore_errors=True)
+        rank, met = next((rank, met) for rank, met in enumerate(problems) if met)
+        raise ResumableError(
+            f"the checkpoint of step {writing.step} could not be written by rank {rank} ({met}); "
+            f"the same command resumes from {self._newest()}"
+        )
+
+    def _newest(self) -> str:
+        steps = complete_steps(self.folder)
+        return step_name(steps[-1]) if steps else "the beginning"
+
+    def _gloo(self) -> Any:
+        """A group that the device is not waited for in."""
+        if self._group is None:
+            self._group = torch.distributed.new_group(backend="gloo")
+        return self._group
 
     def find(self) -> Path | None:
         """The newest checkpoint whose checksums match, agreed by all ranks; a damaged one is named and skipped.
@@ -119,7 +190,7 @@ class Checkpointer:
         return None if name is None else self.folder / name
 
     def _find_first_whole(self) -> str | None:
-        candidates = self._complete()[::-1]
+        candidates = [self.folder / step_name(step) for step in complete_steps(self.folder)[::-1]]
         for candidate in candidates:
             problem = verify_checkpoint(candidate)
             if problem is None:
@@ -131,8 +202,7 @@ class Checkpointer:
         return None
 
     def _check_identity(self, checkpoint: Path) -> None:
-        saved = read_meta(checkpoint)["identity"]
-        different = [key for key in self.identity if saved.get(key) != self.identity[key]]
+        different = differences(read_meta(checkpoint)["identity"], self.identity)
         if different:
             raise UserError(
                 f"{checkpoint} belongs to another run: {', '.join(different)} differ; "
@@ -143,40 +213,29 @@ class Checkpointer:
         """Restore weights, optimizer and teacher; returns the number of optimizer steps completed.
 
         Raises:
-            UserError: written by another number of ranks, or unreadable by DeepSpeed.
+            UserError: it is of another model.
         """
-        meta = read_meta(checkpoint)
-        if meta["world"] != self.environment.world:
-            raise UserError(
-                f"{checkpoint} was written by {meta['world']} ranks and this run has {self.environment.world}; start as many"
-            )
-        path, _ = engine.load_checkpoint(str(self.folder), tag=checkpoint.name)
-        if path is None:
-            raise UserError(f"DeepSpeed found nothing to load in {checkpoint}; remove it to take the one before")
-        ema.load(checkpoint, self.environment.rank)
-        return int(meta["step"])
+        stored = Stored(checkpoint)
+        restore(engine, ema, stored)
+        return int(stored.meta["step"])
 
 
-def read_meta(checkpoint: Path) -> dict[str, Any]:
-    """The `meta.json` of a checkpoint: step, position, world, identity."""
-    return dict(json.loads((checkpoint / META_FILE).read_text()))
+class _Writing:
+    """A checkpoint under way."""
+
+    def __init__(self, step: int, partial: Path, writer: Writer) -> None:
+        self.step, self.partial, self.writer = step, partial, writer
 
 
-def verify_checkpoint(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None if all are there with the recorded checksums."""
-    record = checkpoint / CHECKSUM_FILE
-    if not record.is_file():
-        return f"{CHECKSUM_FILE} is missing"
-    try:
-        sums = dict(json.loads(record.read_bytes()))
-    except (ValueError, TypeError):
-        return f"{CHECKSUM_FILE} was altered"
-    for name, expected in sums.items():
-        if not (checkpoint / name).is_file():
-            return f"{name} is missing"
-        if _file_hash(checkpoint / name) != expected:
-            return f"{name} was altered"
-    return None
+def _require(folder: Path, needed: int) -> None:
+    """Refuse to begin what will not fit; quotas are found by the writer."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise UserError(
+            f"no space for a checkpoint: it takes {needed / 1e9:.3g} GB and {there} has {free / 1e9:.3g} GB left; "
+            "free some, lower checkpoint.keep_last or take another run.dir"
+        )
 
 
 def find_checkpoint(run_dir: Path, step: int | None = None) -> Path:
@@ -190,7 +249,7 @@ def find_checkpoint(run_dir: Path, step: int | None = None) -> Path:
         raise UserError(f"no checkpoint under {run_dir}: train.py writes one every checkpoint.every steps and at the end")
     checkpoint = pointer.parent / (pointer.read_text().strip() if step is None else step_name(step))
     if step is not None and not checkpoint.is_dir():
-        kept = ", ".join(str(int(path.name[-8:])) for path in sorted(pointer.parent.glob("step-????????")))
+        kept = ", ".join(map(str, complete_steps(pointer.parent)))
         raise UserError(f"{run_dir} has no checkpoint of step {step}, but of {kept}; checkpoint.keep_last says how many stay")
     problem = verify_checkpoint(checkpoint)
     if problem is not None:
@@ -198,38 +257,7 @@ def find_checkpoint(run_dir: Path, step: int | None = None) -> Path:
     return checkpoint
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != CHECKSUM_FILE)
+if __name__ == "__main__":
+    from mri_fm.engine.checkpoint_tool import main
 
-
-def _file_hash(path: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _write_checksums(folder: Path) -> None:
-    sums = {}
-    for path in _files(folder):
-        _sync(path)
-        sums[str(path.relative_to(folder))] = _file_hash(path)
-    _write_durably(folder / CHECKSUM_FILE, json.dumps(sums, indent=1))
-
-
-def _write_durably(path: Path, text: str) -> None:
-    """Write through a temporary file, so that a reader and a power cut see the old text or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    _sync(temporary)
-    temporary.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    run_main(lambda: main(sys.argv[1:]))

@@ -7,7 +7,6 @@ communication. DeepSpeed keeps small "persistent" parameters gathered, so at sta
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -47,35 +46,21 @@ class EMA:
         else:
             weight = (1.0 - momentum) * (1.0 - skipped)
             torch._foreach_lerp_(self.masters, students, [weight.expand_as(master) for master in self.masters])
-        self._publish()
+        self.publish()
 
-    def _publish(self) -> None:
+    @torch.no_grad()
+    def publish(self) -> None:
         """Write the masters into the forward weights."""
         torch._foreach_copy_([_local(teacher) for teacher in self.teachers], self.masters)
         if self.sharded:
-            self._refresh_persistent()
+            refresh_gathered(self.teachers)
 
-    def _refresh_persistent(self) -> None:
-        from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
-        stale = [p for p in self.teachers if p.ds_status == ZeroParamStatus.AVAILABLE]  # type: ignore[attr-defined]
-        if stale:
-            stale[0].partition(stale, has_been_updated=False)  # type: ignore[attr-defined]
-            stale[0].all_gather(stale)  # type: ignore[attr-defined]
+def refresh_gathered(parameters: Sequence[nn.Parameter]) -> None:
+    """At ZeRO-3, gather anew what is kept gathered of these parameters, after their shards have changed; by all ranks."""
+    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
-    def save(self, folder: Path, rank: int) -> None:
-        """Write this rank's masters; below stage 3 all ranks hold the same and rank 0 writes."""
-        if self.teachers and (self.sharded or rank == 0):
-            torch.save(self.masters, folder / self._file(rank))
-
-    @torch.no_grad()
-    def load(self, folder: Path, rank: int) -> None:
-        """Read back what `save` wrote for this rank and give it to the teacher."""
-        if not self.teachers:
-            return
-        saved = torch.load(folder / self._file(rank), map_location="cpu", weights_only=True)
-        torch._foreach_copy_(self.masters, [master.to(self.masters[0].device) for master in saved])
-        self._publish()
-
-    def _file(self, rank: int) -> str:
-        return f"ema_rank_{rank:05d}.pt" if self.sharded else "ema.pt"
+    stale = [p for p in parameters if p.ds_status == ZeroParamStatus.AVAILABLE]  # type: ignore[attr-defined]
+    if stale:
+        stale[0].partition(stale, has_been_updated=False)  # type: ignore[attr-defined]
+        stale[0].all_gather(stale)  # type: ignore[attr-defined]

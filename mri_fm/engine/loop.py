@@ -21,15 +21,17 @@ from mri_fm.data.schema import MANIFEST_FILE
 from mri_fm.data.skips import SkipCount
 from mri_fm.data.stream import describe_stream
 from mri_fm.data.survey import foreground_tokens
-from mri_fm.engine.checkpoint import Checkpointer, identity, read_meta
+from mri_fm.engine.checkpoint import Checkpointer
 from mri_fm.engine.control import Control
 from mri_fm.engine.ema import EMA
 from mri_fm.engine.environment import Environment, on_rank_0
 from mri_fm.engine.feeding import build_loader
+from mri_fm.engine.identity import identity
 from mri_fm.engine.monitor import Monitor, is_due
 from mri_fm.engine.nonfinite import NonfiniteGuard
 from mri_fm.engine.schedules import optimizer_schedules
-from mri_fm.engine.setup import build_engine, state_format
+from mri_fm.engine.setup import build_engine, resolve_precision
+from mri_fm.engine.stored import read_meta
 from mri_fm.engine.verification import open_corpus
 from mri_fm.errors import EXIT_RESUMABLE, UserError
 from mri_fm.models.patches import patch_grid
@@ -64,8 +66,8 @@ def run_training(config: Config, sharding: dict[str, Any], environment: Environm
             print(line, flush=True)
     settle_token_budget(config, corpus, environment)
     content = corpus.info["checksums"].get(MANIFEST_FILE, corpus.info["spec_hash"])
-    names = identity(config, content) | state_format(sharding, config, environment)
-    checkpointer = Checkpointer(Path(config.run.dir), config.checkpoint.keep_last, environment, names)
+    names = identity(config, content, resolve_precision(config.train.precision, environment.device))
+    checkpointer = Checkpointer(Path(config.run.dir), config.checkpoint, environment, names)
     checkpoint = checkpointer.find()
     if checkpoint is not None and read_meta(checkpoint)["step"] >= config.train.steps:
         if environment.is_main:
@@ -122,10 +124,13 @@ class Trainer:
             self.control.skipped.total = int(read_meta(checkpoint).get("skips", 0))
         opened: list[Recorder] = []  # on rank 0 alone
         on_rank_0(self.environment, lambda: opened.append(self._open_records()))
+        self.checkpointer.require_space(self.engine, self.ema)
         batches = loader or build_loader(self.config, self.corpus, self.environment)
         batches.seek(start)
-        with closing(batches), opened[0] if opened else nullcontext() as recorder:
-            return self._train(start, batches, recorder)
+        with closing(batches), closing(self.checkpointer), opened[0] if opened else nullcontext() as recorder:
+            code = self._train(start, batches, recorder)
+            self.checkpointer.finish()
+            return code
 
     def _open_records(self) -> Recorder:
         try:
@@ -146,6 +151,7 @@ class Trainer:
                 with self.profiler.step(step + 1):
                     parts = self._step(step, batches, meter)
                 stopping = self.control.agree()
+                self.checkpointer.check()
                 self._record(step + 1, parts, meter, recorder)
                 bar.update()
                 self._save(step + 1, meter, stopping)

@@ -157,16 +157,6 @@ def build_objective(config: Config) -> Objective:
     return objective
 
 
-def state_format(sharding: dict[str, Any], config: Config, environment: Environment) -> dict[str, str]:
-    """What DeepSpeed's saved optimizer state depends on, by name; it cannot be read under another. Stages 1 and 2 share one."""
-    stage = sharding.get("zero_optimization", {}).get("stage", 0)
-    return {
-        "the ZeRO stage of --ds_config": "1 or 2" if stage in (1, 2) else str(stage),
-        "train.precision": resolve_precision(config.train.precision, environment.device),
-        "optim.layer_decay": str(config.optim.layer_decay),
-    }
-
-
 def build_engine(config: Config, sharding: dict[str, Any], environment: Environment) -> Any:
     """A DeepSpeed engine over the objective; `engine.module` is the `Objective`."""
     import deepspeed

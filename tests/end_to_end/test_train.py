@@ -13,8 +13,9 @@ import pytest
 
 import train
 from mri_fm.config import load_config
-from mri_fm.engine.checkpoint import find_checkpoint, read_meta
+from mri_fm.engine.checkpoint import find_checkpoint
 from mri_fm.engine.loop import EXIT_STOPPED
+from mri_fm.engine.stored import read_meta
 from mri_fm.observe.recorder import read_metrics
 from tests.distributed import free_port
 from tests.end_to_end.commands import DEEPSPEED, ROOT, SMALL, finish, kill, run, start, wait_for_step

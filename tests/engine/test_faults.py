@@ -10,11 +10,12 @@ import pytest
 
 from mri_fm.config import Config, load_config
 from mri_fm.data.corpus import Corpus, Sample
-from mri_fm.engine.checkpoint import find_checkpoint, read_meta
+from mri_fm.engine.checkpoint import find_checkpoint
 from mri_fm.engine.environment import read_environment, start_process_group
 from mri_fm.engine.feeding import forked_workers
 from mri_fm.engine.loop import EXIT_DONE, Trainer, run_training
 from mri_fm.engine.setup import DEFAULT_DS_CONFIG, read_ds_config
+from mri_fm.engine.stored import read_meta
 from mri_fm.errors import UserError
 from mri_fm.observe.recorder import read_metrics
 from tests.distributed import run_ranks

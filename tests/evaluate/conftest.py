@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 import xxhash
 
 from mri_fm.config import Config, load_config, to_yaml
 from mri_fm.data import schema
 from mri_fm.objectives import objective_class
 from preprocessing.shards import Sample, write_shard
+from tests.checkpoints import write_checkpoint
 
 VARIANTS, TEMPLATES = 24, 2
 SHAPE = (18, 36, 36)
@@ -80,14 +80,10 @@ def write_run(folder: Path, config: Config, *, weight_scale: float = 1.0) -> Pat
     """A run folder at step 0; every weight is multiplied by `weight_scale`."""
     size = (config.data.size[0], config.data.size[1], config.data.size[2])
     objective = objective_class(config.objective.name)(config.objective, config.model, size, config.seed)
-    checkpoint = folder / "checkpoints" / "step-00000000"
-    checkpoint.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(to_yaml(config))
     state = {name: tensor * weight_scale for name, tensor in objective.state_dict().items()}
-    torch.save({"module": state}, checkpoint / "mp_rank_00_model_states.pt")
-    (checkpoint / "meta.json").write_text(json.dumps({"step": 0, "position": 0, "world": 1, "identity": {}}))
-    (checkpoint / "checksums.json").write_text("{}")
-    (folder / "checkpoints" / "latest").write_text(checkpoint.name)
+    write_checkpoint(folder, 0, state)
     return folder
 
 

@@ -12,8 +12,9 @@ import pytest
 from launch import supervise
 from launch.command import Command
 from launch.supervise import Supervisor, decide, members
-from mri_fm.engine.checkpoint import find_checkpoint, read_meta
+from mri_fm.engine.checkpoint import find_checkpoint
 from mri_fm.engine.relay import ask
+from mri_fm.engine.stored import read_meta
 from mri_fm.errors import UserError
 from mri_fm.observe.recorder import read_metrics
 from tests.distributed import free_port
