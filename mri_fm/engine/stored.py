@@ -33,9 +33,12 @@ def read_meta(checkpoint: Path) -> dict[str, Any]:
     """The `meta.json` of a checkpoint: step, position, world, identity, …
 
     Raises:
-        UserError: it has another format than this version's.
+        UserError: it was cut or altered, or has another format than this version's.
     """
-    meta = dict(json.loads((checkpoint / META_FILE).read_text()))
+    try:
+        meta = dict(json.loads((checkpoint / META_FILE).read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{checkpoint / META_FILE} was cut or altered") from error
     if meta.get("format") != FORMAT:
         raise UserError(f"{checkpoint} was written by another version of this code; take another run.dir, or that version")
     return meta
