@@ -103,12 +103,14 @@ def configure(options: argparse.Namespace, cluster: Cluster) -> tuple[Config, li
 
 
 def consider(config: Config, cluster: Cluster) -> Iterator[Choice]:
-    """Every shipped DeepSpeed configuration with every accumulation that divides the batch."""
+    """Every shipped DeepSpeed configuration that shards, with every accumulation that divides the batch."""
     precision = precision_of(config)
     per_rank = config.train.global_batch // cluster.world * config.data.rows
     two, three = (trace(config, samples, precision) for samples in (2, 3))
     for path in sorted(DEFAULT_DS_CONFIG.parent.glob("*.json")):
         zero = Zero.of(read_ds_config(path))
+        if zero.stage == 0:  # for comparisons on CPUs: bf16 needs a stage above
+            continue
         for accumulation in (a for a in range(1, min(per_rank, _MOST_ACCUMULATION) + 1) if per_rank % a == 0):
             micro = at_batch(two, three, per_rank // accumulation)
             held = memory(micro, zero, world=cluster.world, precision=precision, accumulation=accumulation)
@@ -143,7 +145,8 @@ def choose(choices: Sequence[Choice], cluster: Cluster) -> Choice:
         least = min(choices, key=lambda choice: choice.memory.total)
         raise UserError(
             f"nothing fits into {limit / 1e9:.0f} GB: the least is {least.memory.total / 1e9:.0f} GB ({least.ds_config}, "
-            f"micro-batch {least.trace.samples}); take more GPUs, a smaller size or objective.token_budget below 1"
+            f"micro-batch {least.trace.samples}); take train.checkpoint_activations=true, more GPUs, a smaller size "
+            "or objective.token_budget below 1"
         )
     best = min(choice.step.seconds for choice in fitting)
     return min(

@@ -51,7 +51,7 @@ def step_time(trace: Trace, zero: Zero, cluster: Cluster, *, precision: str, acc
     """A step of `accumulation` micro-steps like the traced one."""
     gpu, trained, teacher = cluster.gpu, sum(trace.trained), sum(trace.teacher)
     work = trace.matmul_flops / reached.matmul + trace.attention_flops / reached.attention
-    compute_s = accumulation * work / gpu.flops
+    compute_s = accumulation * (1 + trace.recomputed) * work / gpu.flops
     memory_s = accumulation * reached.passes * trace.saved / (gpu.memory_bandwidth * reached.memory)
     moved = 28 * trained / cluster.world + 12 * teacher / (cluster.world if zero.stage == 3 else 1)
     optimizer_s = moved / (gpu.memory_bandwidth * reached.memory)

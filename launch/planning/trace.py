@@ -5,19 +5,19 @@ Traced rather than derived: whatever options the networks and the objective have
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mri_fm.config import Config
+from mri_fm.engine.blocks import prepare_blocks
 from mri_fm.engine.setup import build_objective
 from mri_fm.inputs import Inputs
 
@@ -34,6 +34,7 @@ class Trace:
         inputs: bytes of the volumes.
         saved: bytes of tensors kept for the backward pass.
         matmul_flops, attention_flops: of forward and backward pass together, of all samples; attention is scores and mixing.
+        recomputed: how much of these is done once more, where activations are not kept.
     """
 
     samples: int
@@ -44,15 +45,29 @@ class Trace:
     saved: int
     matmul_flops: float
     attention_flops: float
+    recomputed: float = 0.0
 
 
 def trace(config: Config, samples: int, precision: str) -> Trace:
-    """Trace a micro-step of `samples` volumes of `data.size` in "bf16" or "fp32"; nothing of the model's size is allocated."""
+    """Trace a micro-step of `samples` volumes of `data.size` in "bf16" or "fp32"; nothing of the model's size is allocated.
+
+    With `train.checkpoint_activations` the blocks' inputs are kept, and what one block keeps, since it is run again by itself.
+    """
+    plain = _trace(config, samples, precision, checkpointed=False)
+    if not config.train.checkpoint_activations:
+        return plain
+    lean = _trace(config, samples, precision, checkpointed=True)
+    one_block = (plain.saved - lean.saved) // config.model.depth
+    return replace(plain, saved=lean.saved + one_block, recomputed=lean.matmul_flops / plain.matmul_flops - 1)
+
+
+def _trace(config: Config, samples: int, precision: str, *, checkpointed: bool) -> Trace:
     with _without_weights():
         objective = build_objective(config)
     objective.to("meta")
     for parameter in objective.parameters():  # buffers stay float32 under DeepSpeed
         parameter.data = parameter.data.to(DTYPES[precision])
+    prepare_blocks(objective, checkpoint_activations=checkpointed, compiled=False)
     x_BCZYX = torch.empty(samples, 1, *config.data.size, device="meta")
     inputs = Inputs(
         x_BCZYX,
@@ -62,11 +77,10 @@ def trace(config: Config, samples: int, precision: str) -> Trace:
         torch.empty(samples, 3, device="meta"),
     )
     schedule = {name: float(values[-1]) for name, values in objective.schedules(2).items()}
-    with FusedAttention(), FlopCounterMode(display=False) as counter:
+    with _fused_attention(), FlopCounterMode(display=False) as counter:
         saved, loss = saved_bytes(lambda: objective(inputs, schedule)[0], objective, x_BCZYX)
         loss.backward()
-    flops = objective.flops_per_sample() * samples
-    products = min(float(counter.get_total_flops()), flops)  # what is left is attention, which the counter was not shown
+    flops, products = objective.flops_per_sample() * samples, float(counter.get_total_flops())
     return Trace(
         samples,
         tuple(p.numel() for p in objective.parameters() if p.requires_grad),
@@ -75,7 +89,7 @@ def trace(config: Config, samples: int, precision: str) -> Trace:
         x_BCZYX.nbytes + samples * x_BCZYX[0].numel(),
         saved,
         products,
-        flops - products,
+        max(0.0, flops - products),  # the rest is attention, which the counter was not shown
     )
 
 
@@ -118,15 +132,18 @@ def _without_weights() -> Iterator[None]:
         handle.remove()
 
 
-class FusedAttention(TorchFunctionMode):
-    """Lets attention keep what its fused kernels keep; without values torch would take the plain one with all scores."""
+@contextmanager
+def _fused_attention() -> Iterator[None]:
+    """Attention keeps what its fused kernels keep; without values torch would take the plain one, with all scores.
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func is F.scaled_dot_product_attention:
-            return _Attention.apply(*args)
-        return func(*args, **(kwargs or {}))
+    Put in its place for all threads, since autograd runs blocks again in one of its own.
+    """
+    plain = F.scaled_dot_product_attention
+    F.scaled_dot_product_attention = _Attention.apply
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = plain
 
 
 class _Attention(torch.autograd.Function):

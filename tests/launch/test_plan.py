@@ -30,6 +30,13 @@ def test_a_trace_grows_in_a_straight_line():
     assert line.matmul_flops == pytest.approx(five.matmul_flops)
 
 
+def test_recomputed_blocks_keep_less_and_work_more():
+    plain, lean = (trace(load_config("jepa", [*WORDS, f"train.checkpoint_activations={on}"]), 2, "bf16") for on in (0, 1))
+    assert lean.saved < 0.8 * plain.saved  # of two blocks and the predictor's
+    assert 0.1 < lean.recomputed < 1 / 3
+    assert (lean.matmul_flops, lean.attention_flops, plain.recomputed) == (plain.matmul_flops, plain.attention_flops, 0.0)
+
+
 @pytest.mark.parametrize(
     ("stage", "accumulation", "elements"),
     [(1, 1, 2 * 7), (1, 4, 2 * 7), (2, 4, 7 + 4 * 7), (3, 1, 3 * 7 + 5), (3, 2, 2 * (3 * 7 + 5))],
