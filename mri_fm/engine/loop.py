@@ -21,6 +21,7 @@ from mri_fm.data.schema import MANIFEST_FILE
 from mri_fm.data.skips import SkipCount
 from mri_fm.data.stream import describe_stream
 from mri_fm.data.survey import foreground_tokens
+from mri_fm.engine.agreement import require_agreement, settings
 from mri_fm.engine.checkpoint import Checkpointer
 from mri_fm.engine.control import Control
 from mri_fm.engine.ema import EMA
@@ -60,12 +61,14 @@ def run_training(config: Config, sharding: dict[str, Any], environment: Environm
     Raises:
         UserError: whatever can be found wrong with corpus, checkpoint or settings, before the first step.
     """
+    require_agreement(environment, settings(config, sharding))
     corpus = open_corpus(config.data, environment)
+    content = corpus.info["checksums"].get(MANIFEST_FILE, corpus.info["spec_hash"])
+    require_agreement(environment, {"corpus": content})
     for line in describe_stream(corpus.select("train", config.data.contrasts), config, environment.world):
         if environment.is_main:
             print(line, flush=True)
     settle_token_budget(config, corpus, environment)
-    content = corpus.info["checksums"].get(MANIFEST_FILE, corpus.info["spec_hash"])
     names = identity(config, content, resolve_precision(config.train.precision, environment.device))
     checkpointer = Checkpointer(Path(config.run.dir), config.checkpoint, environment, names)
     checkpoint = checkpointer.find()
