@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -43,6 +44,7 @@ class Choice:
 def main() -> int:
     """Print the plan; exit code 2 where nothing fits."""
     options = parse(sys.argv[1:])
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # nothing is run here, so DeepSpeed need not look for a GPU
     cluster = Cluster(options.nodes, options.gpus_per_node, GPUS[options.gpu])
     config, notes = configure(options, cluster)
     choices = list(consider(config, cluster))
@@ -212,8 +214,8 @@ def saving(config: Config, cluster: Cluster, chosen: Choice, options: argparse.N
     return [
         f"the loader must read {rate * options.volume_mb / 1e3:.2f} GB/s over all nodes, {rate / cluster.nodes:.1f} volumes/s "
         "in each",
-        f"{options.volumes} volumes × {options.epochs} epochs: {steps} steps, {steps * seconds / _DAY:.1f} days without a "
-        f"failure, {steps * seconds / _DAY / best.goodput:.1f} days with them",
+        f"{options.volumes} volumes × {options.epochs} epochs: {steps} steps, {steps * seconds / _DAY:.2f} days without a "
+        f"failure, {steps * seconds / _DAY / best.goodput:.2f} with them",
         f"a checkpoint has {size / 1e9:.1f} GB and takes {write_s:.1f} s to write at {options.storage_gb_s:g} GB/s",
         f"failures: every {between / 3600:.1f} h over {cluster.nodes} nodes (assumed: {options.node_mtbf_days:g} days each, "
         f"{options.restart_s:g} s to be back): save every {best.interval / 60:.1f} min, checkpoint.every={every}; "

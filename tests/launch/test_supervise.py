@@ -105,6 +105,17 @@ def test_a_run_has_one_supervisor(tmp_path):
     supervisor(tmp_path, "done")
 
 
+def test_launchers_of_their_own_nodes_have_each_a_supervisor(tmp_path):
+    hosts = tmp_path / "hosts"
+    hosts.write_text("a slots=1\nb slots=1\n")
+    for node in ("0", "1"):
+        launcher = ["deepspeed", "--hostfile", str(hosts), "--no_ssh", "--node_rank", node]
+        work = Supervisor(Command.read([*launcher, *WORDS, f"run.dir={tmp_path}"]), supervise.parse([]))
+        assert work._words()[: len(launcher)] == launcher
+        work.say("here")
+        assert (tmp_path / "supervision" / f"log-{node}.jsonl").is_file()
+
+
 @pytest.mark.parametrize(
     ("code", "done", "asked", "failures", "end"),
     [
