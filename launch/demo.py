@@ -117,6 +117,8 @@ def train_and_kill(objective: str, run_dir: Path) -> None:
         return
     process = start_training(objective, run_dir)
     follow(process, run_dir, CHECKPOINT_EVERY + CHECKPOINT_EVERY // 2)
+    while process.poll() is None and not (run_dir / "checkpoints" / "latest").is_file():  # it is written in the background
+        time.sleep(0.05)
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields, replace
 
 from launch.planning.goodput import Failures, daly, recommend
 from launch.planning.hardware import GPUS, Reached
-from launch.planning.memory import BYTES, Memory, Zero, memory
+from launch.planning.memory import Memory, Zero, memory
 from launch.planning.roofline import Cluster, Step, step_time
 from launch.planning.trace import Trace, trace
 from mri_fm.config import Config, load_config
@@ -205,7 +205,7 @@ def saving(config: Config, cluster: Cluster, chosen: Choice, options: argparse.N
     seconds = chosen.step.seconds
     rate = config.train.global_batch / seconds
     steps = math.ceil(options.volumes * options.epochs / config.train.global_batch)
-    size = checkpoint_bytes(chosen.trace, precision_of(config))
+    size = checkpoint_bytes(chosen.trace)
     write_s = size / (options.storage_gb_s * 1e9)
     between = options.node_mtbf_days * _DAY / cluster.nodes
     failures = Failures(between, write_s, options.restart_s)
@@ -223,10 +223,9 @@ def saving(config: Config, cluster: Cluster, chosen: Choice, options: argparse.N
     ]
 
 
-def checkpoint_bytes(micro: Trace, precision: str) -> int:
-    """Weights, fp32 masters and moments; the teacher's weights and fp32 masters."""
-    size = BYTES[precision]
-    return (size + 12) * sum(micro.trained) + (size + 4) * sum(micro.teacher)
+def checkpoint_bytes(micro: Trace) -> int:
+    """Fp32 masters and moments, and the teacher's fp32 masters."""
+    return 12 * sum(micro.trained) + 4 * sum(micro.teacher)
 
 
 def precision_of(config: Config) -> str:
