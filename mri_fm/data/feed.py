@@ -104,4 +104,8 @@ class Feed:
         _log.warning("%s: going on without workers", problem)
         self._start(0, first)
         self._given = 0
-        return self._ask()
+        try:
+            return self._ask()
+        except Exception:
+            self.close()
+            raise

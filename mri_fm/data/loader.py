@@ -22,7 +22,7 @@ from mri_fm.data.feed import Feed
 from mri_fm.data.inflate import InflatingSource, can_inflate
 from mri_fm.data.noise import Scan, acquire_
 from mri_fm.data.pipeline import build_pipeline
-from mri_fm.data.plan import EvaluationPlan, Plan, plan_training
+from mri_fm.data.plan import EvaluationPlan, Plan, TrainPlan, plan_training
 from mri_fm.data.positions import check_batch, row_of
 from mri_fm.data.reader import Fault, Reader, open_reader
 from mri_fm.data.shared_memory import check_shared_memory, needed_bytes, sample_bytes
@@ -102,9 +102,8 @@ class TrainLoader:
                 there is none.
         """
         check_batch(global_batch, accumulation, world)
-        if not samples:
-            raise UserError(f"{corpus.root} has no volume to train on: choose another corpus, split or contrast")
-        self._plan = plan_training(
+        _require_samples(corpus, samples)
+        plan = plan_training(
             samples,
             config,
             seed=seed,
@@ -115,25 +114,12 @@ class TrainLoader:
             world=world,
         )
         if config.workers:
-            shapes = (sample.shape for sample in samples)
-            check_shared_memory(needed_bytes(shapes, batch_size=self._plan.batch_size, prefetch=prefetch), local_ranks)
-        reader = open_reader(corpus.storage, config)
+            needed = needed_bytes((s.shape for s in samples), batch_size=plan.batch_size, prefetch=prefetch)
+            check_shared_memory(needed, local_ranks)
+        reader, self._plan = _open_training(corpus, samples, plan)
+        layout = {"batch_size": plan.batch_size, "prefetch": prefetch, "workers": config.workers}
+        self._batches = _PipelineBatches(samples, self._plan, config, reader=reader, device=device, **layout)
         self._approximate = config.reader == "sequential" and rank == 0
-        if config.reader == "sequential":
-            from mri_fm.data.sequential import SequentialStream
-
-            reader = stream = SequentialStream(samples, corpus.storage, seed=seed, rank=rank, world=world)
-            self._plan = replace(self._plan, sampler=stream)
-        self._batches = _PipelineBatches(
-            samples,
-            self._plan,
-            config,
-            reader=reader,
-            batch_size=self._plan.batch_size,
-            device=device,
-            prefetch=prefetch,
-            workers=config.workers,
-        )
         self._micro_batch = global_batch // accumulation
         self._steps_to_samples = accumulation * self._plan.batch_size
         self._global_batch = global_batch
@@ -198,6 +184,21 @@ def evaluation_batches(
             yield batches.next(group_position=first * world, count=min(batch_size, plan.own - first), strict=strict)
     finally:
         batches.close()
+
+
+def _require_samples(corpus: Corpus, samples: Sequence[Sample]) -> None:
+    if not samples:
+        raise UserError(f"{corpus.root} has no volume to train on: choose another corpus, split or contrast")
+
+
+def _open_training(corpus: Corpus, samples: Sequence[Sample], plan: TrainPlan) -> tuple[Reader, TrainPlan]:
+    """What reads the samples, and the plan: a sequential reader gives them an order of its own."""
+    if plan.config.reader != "sequential":
+        return open_reader(corpus.storage, plan.config), plan
+    from mri_fm.data.sequential import SequentialStream
+
+    stream = SequentialStream(samples, corpus.storage, seed=plan.seed, rank=plan.rank, world=plan.world)
+    return stream, replace(plan, sampler=stream)
 
 
 class _PipelineBatches:

@@ -100,7 +100,8 @@ def quotas(rates: Sequence[float], temperature: float = 1.0) -> list[int]:
         exact = [Fraction((rate / max(rates)) ** (1.0 / temperature)) for rate in rates]
     shares = [rate / sum(exact) for rate in exact]
     period = math.lcm(*(share.denominator for share in shares))
-    return [int(share * period) for share in shares] if period <= LONGEST_PERIOD else _rounded(shares)
+    fits = period <= LONGEST_PERIOD and min(shares) > 0  # a low temperature can make a share 0 in floating point
+    return [int(share * period) for share in shares] if fits else _rounded(shares)
 
 
 def _rounded(shares: Sequence[Fraction]) -> list[int]:

@@ -51,7 +51,7 @@ def test_the_temperature_flattens_numbers_and_weights(samples: list[Sample]) -> 
     assert float(warm["b"] / warm["a"]) == pytest.approx(2 ** (1 / 3), rel=1e-4)
 
 
-@given(counts, st.one_of(st.just(1.0), st.floats(0.01, 100)))
+@given(counts, st.one_of(st.just(1.0), st.floats(1e-5, 100)))
 def test_quotas_are_the_shares_within_a_part_of_the_longest_period(numbers: list[int], temperature: float) -> None:
     found = quotas(numbers, temperature)
     period = sum(found)

@@ -253,6 +253,24 @@ def test_a_failed_feed_is_not_asked_again(ellipsoids: Path) -> None:
         next(source)
 
 
+def test_a_second_failure_is_the_last(ellipsoids: Path) -> None:
+    source = loader(ellipsoids, workers=2)
+    next(source)
+    feed = source._batches._feed
+
+    def fail(number: int) -> None:
+        raise RuntimeError("a second failure")
+
+    feed._source.fetch = fail  # in this process, after the worker was forked
+    victim = worker_pids(source)[0]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: ended(victim))
+    with pytest.raises(RuntimeError, match="a second failure"):
+        list(islice(source, 9))
+    with pytest.raises(ResumableError, match="not asked again"):
+        next(source)
+
+
 STUCK = """
 import sys
 from pathlib import Path
