@@ -1,7 +1,8 @@
 """The teacher follows the student: an exponential moving average over fp32 masters, sharded as the weights are.
 
 Below ZeRO-3 every rank holds whole parameters and moves the whole teacher; at stage 3 it moves its own shard, without
-communication. DeepSpeed keeps small "persistent" parameters gathered, so at stage 3 their full copies are refreshed.
+communication. DeepSpeed keeps other copies, which are refreshed at stage 3: small "persistent" parameters stay gathered, and
+with ZeRO++'s hpZ each node has a second shard of its own.
 """
 
 from __future__ import annotations
@@ -57,10 +58,17 @@ class EMA:
 
 
 def refresh_gathered(parameters: Sequence[nn.Parameter]) -> None:
-    """At ZeRO-3, gather anew what is kept gathered of these parameters, after their shards have changed; by all ranks."""
+    """At ZeRO-3, renew what is kept of these parameters beside their shards, after these have changed; by all ranks.
+
+    DeepSpeed renews the second shards of hpZ at each step for trained parameters alone.
+    """
     from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
     stale = [p for p in parameters if p.ds_status == ZeroParamStatus.AVAILABLE]  # type: ignore[attr-defined]
     if stale:
         stale[0].partition(stale, has_been_updated=False)  # type: ignore[attr-defined]
+    for parameter in parameters:
+        if getattr(parameter, "ds_secondary_tensor", None) is not None:
+            parameter.ds_secondary_tensor = None  # type: ignore[attr-defined]  # the next gather takes the first shard
+    if stale:
         stale[0].all_gather(stale)  # type: ignore[attr-defined]

@@ -70,8 +70,15 @@ def plain_teacher(reference: list[torch.Tensor], bf16: bool) -> nn.Module:
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize(
     "zero",
-    [{"stage": 2}, {"stage": 3}, {"stage": 3, "stage3_param_persistence_threshold": 0}],
-    ids=["2", "3", "3-no-persistence"],
+    [
+        {"stage": 1},
+        {"stage": 2},
+        {"stage": 3},
+        {"stage": 3, "stage3_param_persistence_threshold": 0},
+        {"stage": 3, "zero_hpz_partition_size": 2},
+        {"stage": 3, "zero_hpz_partition_size": 2, "stage3_param_persistence_threshold": 0},
+    ],
+    ids=["1", "2", "3", "3-no-persistence", "hpz", "hpz-no-persistence"],
 )
 def test_the_teacher_is_the_exact_average(zero, bf16):
     assert run_ranks(train_rank, 2, zero, bf16) == [0.0, 0.0]
