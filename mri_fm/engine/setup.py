@@ -75,9 +75,11 @@ def complete_ds_config(sharding: dict[str, Any], config: Config, environment: En
     """The whole DeepSpeed configuration for this run.
 
     Raises:
-        UserError: the batch does not divide, bf16 is asked for without ZeRO, or compiled blocks with sharded weights.
+        UserError: the batch does not divide, bf16 is asked for without ZeRO, compiled blocks with sharded weights, or what
+            these ranks cannot do.
     """
     check_batch(config.train.global_batch, config.train.accumulation, environment.world)
+    _check_ranks(sharding.get("zero_optimization", {}), environment)
     bf16 = resolve_precision(config.train.precision, environment.device) == "bf16"
     stage = sharding.get("zero_optimization", {}).get("stage", 0)
     if bf16 and stage == 0:
@@ -89,12 +91,25 @@ def complete_ds_config(sharding: dict[str, Any], config: Config, environment: En
         "train_micro_batch_size_per_gpu": config.train.global_batch // (config.train.accumulation * environment.world),
         "gradient_accumulation_steps": config.train.accumulation,
         "gradient_clipping": config.train.clip,
-        # Off: the check reads the gradients on the host at each step, and then leaves a step out without a word. The loop stops
-        # a run whose loss or gradient norm is not finite.
+        # Off: the check reads the gradients on the host at each step, and then leaves a step out without a word.
+        # `NonfiniteGuard` does this on the device, at every stage alike.
         "bf16": {"enabled": bf16, "check_grad_overflow": False},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
     }
+
+
+def _check_ranks(section: dict[str, Any], environment: Environment) -> None:
+    """Keys of ZeRO++ that depend on the devices and their number."""
+    for key in ("zero_quantized_weights", "zero_quantized_gradients"):
+        if section.get(key) and environment.device.type != "cuda":
+            raise UserError(f"{key} of the ds_config needs GPUs: take another of ds_configs/")
+    group = min(section.get("zero_hpz_partition_size", 1), environment.world)
+    if group and environment.world % group:
+        raise UserError(
+            f"zero_hpz_partition_size={group} of the ds_config does not divide the {environment.world} ranks: set it to the "
+            "number of GPUs of a node"
+        )
 
 
 def parameter_groups(

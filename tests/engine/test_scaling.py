@@ -67,6 +67,19 @@ def test_an_optimizer_in_host_memory_gives_the_losses_of_stage_3(corpus, tmp_pat
     assert offloaded == pytest.approx(whole, abs=1e-6)
 
 
+def test_a_second_shard_within_a_node_changes_no_loss(corpus, tmp_path):
+    """What of ZeRO++ a CPU has, two ranks being one node; the teacher moves fast, so that a stale shard of it would show."""
+    plain = json.loads(DEFAULT_DS_CONFIG.with_name("zeropp.json").read_text())
+    plain["zero_optimization"] |= {"zero_quantized_weights": False, "zero_quantized_gradients": False}
+    losses = []
+    for shards in (1, 2):
+        plain["zero_optimization"] |= {"zero_hpz_partition_size": shards, "stage3_param_persistence_threshold": 0}
+        (tmp_path / "zeropp.json").write_text(json.dumps(plain))
+        words = ("objective.ema_start=0.5", "objective.ema_end=0.5", "optim.lr=1e-2", "optim.lr_start=1e-2")
+        losses.append(train(small_config(corpus, tmp_path / str(shards), "jepa", *words), str(tmp_path / "zeropp.json")))
+    assert losses[1] == pytest.approx(losses[0], abs=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_one_two_and_four_ranks_train_alike(corpus, tmp_path, objective):

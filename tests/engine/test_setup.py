@@ -22,8 +22,18 @@ def test_every_shipped_ds_config_is_accepted_by_deepspeed(name):
     from deepspeed.runtime.config import DeepSpeedConfig
 
     sharding = read_ds_config(DEFAULT_DS_CONFIG.with_name(f"{name}.json"))
-    completed = complete_ds_config(sharding, config(), ONE_RANK)
+    completed = sharding | complete_ds_config({}, config(), ONE_RANK)
     assert DeepSpeedConfig(completed).zero_optimization_stage == sharding["zero_optimization"]["stage"]
+
+
+def test_what_these_ranks_cannot_do_is_refused_before_training():
+    zeropp = read_ds_config(DEFAULT_DS_CONFIG.with_name("zeropp.json"))
+    if not torch.cuda.device_count():
+        with pytest.raises(UserError, match="zero_quantized_weights"):
+            complete_ds_config(zeropp, config(), ONE_RANK)
+    twelve = Environment(rank=0, world=12, local_rank=0, local_world=6)
+    with pytest.raises(UserError, match=r"zero_hpz_partition_size=8 .* 12 ranks"):
+        complete_ds_config({"zero_optimization": {"zero_hpz_partition_size": 8}}, config("train.global_batch=12"), twelve)
 
 
 def test_zero1_is_the_default():

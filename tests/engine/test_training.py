@@ -46,7 +46,7 @@ class KilledError(Exception):
 def train_rank(rank: int, config: Config, ds_config: str, stop_after: int | None) -> int:
     environment = read_environment()
     start_process_group(environment)
-    sharding = read_ds_config(DEFAULT_DS_CONFIG.with_name(ds_config))
+    sharding = read_ds_config(DEFAULT_DS_CONFIG.parent / ds_config)
     if stop_after is None:
         return run_training(config, sharding, environment)
     record = Trainer._record
