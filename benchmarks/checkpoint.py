@@ -4,8 +4,10 @@
     python benchmarks/checkpoint.py --model vit_base --size 64 160 160 --stage 3 --out /mnt/shared
 
 One rank with DeepSpeed's engine, random volumes, real writer processes and files. In each turn: some steps, `save`, the step
-beside the writing, and the wait until it is published. Medians over the turns, wall time, since waiting is what is asked about;
-the first turn, which also takes the host memory, stands by itself. Prints Markdown for `benchmarks/results/checkpoint.md`.
+beside the writing, and the wait until it is published. Medians over the turns; wall time, since waiting is what is asked about,
+and CPU time for a busy machine; the first turn, which also takes the host memory, stands by itself.
+
+Prints Markdown for `benchmarks/results/checkpoint.md`.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ class Turn:
     blocked: float  # `save`
     step_beside: float  # while it is written
     written: float  # from the call of `save` to the checkpoint's publication
+    blocked_cpu: float  # CPU time of this process in `save`, of its CPU time in a step
 
 
 class Run:
@@ -74,25 +77,26 @@ class Run:
 
     def turn(self, number: int) -> Turn:
         """Train, save, train on, wait."""
-        step = statistics.median(seconds(self.step) for _ in range(STEPS))
+        steps = [seconds(self.step) for _ in range(STEPS)]
+        step, step_cpu = (statistics.median(times) for times in zip(*steps, strict=True))
         begun = time.perf_counter()
-        blocked = seconds(lambda: self.checkpointer.save(self.engine, self.ema, number, position=number))
-        beside = seconds(self.step)
+        blocked, blocked_cpu = seconds(lambda: self.checkpointer.save(self.engine, self.ema, number, position=number))
+        beside, _ = seconds(self.step)
         self.checkpointer.finish()
-        return Turn(step, blocked, beside, time.perf_counter() - begun)
+        return Turn(step, blocked, beside, time.perf_counter() - begun, blocked_cpu / step_cpu)
 
 
-def seconds(work: Callable[[], None]) -> float:
-    """Wall time of a call."""
-    start = time.perf_counter()
+def seconds(work: Callable[[], None]) -> tuple[float, float]:
+    """Wall and CPU time of a call."""
+    start, start_cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - start_cpu
 
 
 def row(name: str, turns: list[Turn]) -> str:
     """A row of the table: medians of the turns."""
-    step, blocked, beside, written = (statistics.median(getattr(t, f.name) for t in turns) for f in fields(Turn))
-    numbers = (step, blocked, blocked / step, blocked / written, beside, written)
+    step, blocked, beside, written, cpu = (statistics.median(getattr(t, f.name) for t in turns) for f in fields(Turn))
+    numbers = (step, blocked, blocked / step, cpu, blocked / written, beside, written)
     return f"| {name} | " + " | ".join(f"{number:.2f}" for number in numbers) + " |"
 
 
@@ -103,8 +107,9 @@ def heading(options: argparse.Namespace, size: int) -> str:
         f"## {datetime.date.today()}, {where}, {torch.get_num_threads()} of {os.cpu_count()} threads, load {load:.0f}\n\n"
         f"{options.model}, jepa_vcr, {' × '.join(map(str, options.size))} voxels, batch 1, ZeRO stage {options.stage}, "
         f"{size / 1e6:.0f} MB, median of {options.turns}.\n\n"
-        "| checkpoint | step, s | blocked, s | of a step | of the whole time | step beside it, s | published after, s |\n"
-        "|---|---|---|---|---|---|---|"
+        "| checkpoint | step, s | blocked, s | of a step | of a step, CPU time | of the whole time | step beside it, s "
+        "| published after, s |\n"
+        "|---|---|---|---|---|---|---|---|"
     )
 
 
