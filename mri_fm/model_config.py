@@ -39,6 +39,12 @@ class ModelConfig:
     mlp: str = "gelu"  # gelu, swiglu (as many parameters)
     drop_path: float = 0.0  # probability of leaving out a branch of the last layer of the encoder, linear in depth
     layer_scale: float = 0.0  # initial gain of both branches; 0: none
+    moe_experts: int = 0  # experts of a mixture in the encoder, among which each token is routed; 0: MLPs alone
+    moe_active: int = 6  # of these, how many a token passes
+    moe_shared: int = 2  # further experts, which every token passes
+    moe_width: int = 384  # hidden width of an expert
+    moe_every: int = 2  # layers from one mixture to the next; 2: the second, the fourth, ...
+    moe_bias_rate: float = 1e-4  # of the bias that evens out the load, per optimizer step; 0: none
     predictor: HeadConfig = field(default_factory=HeadConfig)
     decoder: HeadConfig = field(default_factory=lambda: HeadConfig(depth=8))
 
@@ -53,7 +59,10 @@ class ModelConfig:
             "registers": (self.registers >= 0, "0 or more, for instance 4"),
             "drop_path": (0 <= self.drop_path < 1, "at least 0 and below 1, for instance 0.1"),
             "layer_scale": (0 <= self.layer_scale < math.inf, "0 (none) or more, for instance 1e-5"),
+            "moe_experts": (self.moe_experts >= 0, "0 (none) or more, for instance 16"),
         }
+        if self.moe_experts > 0:
+            ranges |= self._mixture_ranges()
         for key, (holds, advice) in ranges.items():
             if not holds:
                 raise UserError(f"model.{key}={getattr(self, key)} must be {advice}")
@@ -63,6 +72,18 @@ class ModelConfig:
         _check_transformer("model", self, rope)
         _check_transformer("model.predictor", self.predictor, rope)
         _check_transformer("model.decoder", self.decoder, rope)
+
+    def _mixture_ranges(self) -> dict[str, tuple[bool, str]]:
+        """What must hold with mixtures; grouped products want rows of 16 bytes, which are 8 numbers in bf16."""
+        aligned = "a multiple of 8 with model.moe_experts, for instance 384"
+        return {
+            "moe_active": (1 <= self.moe_active <= self.moe_experts, f"1 to model.moe_experts={self.moe_experts}"),
+            "moe_shared": (self.moe_shared >= 0, "0 (none) or more, for instance 2"),
+            "moe_width": (self.moe_width >= 8 and self.moe_width % 8 == 0, aligned),
+            "width": (self.width % 8 == 0, aligned),
+            "moe_every": (1 <= self.moe_every <= self.depth, f"1 to model.depth={self.depth}: else no layer has a mixture"),
+            "moe_bias_rate": (0 <= self.moe_bias_rate < math.inf, "0 (no balancing) or more, for instance 1e-4"),
+        }
 
 
 def _check_transformer(name: str, part: ModelConfig | HeadConfig, rope: bool) -> None:

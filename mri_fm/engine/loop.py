@@ -187,7 +187,7 @@ class Trainer:
         skipped = self.guard.finish(step + 1)
         if "ema" in now:
             self.ema.update(now["ema"], skipped)
-        return totals
+        return totals | self.objective.after_step(skipped)
 
     def _save(self, done: int, meter: Meter, stopping: bool) -> None:
         """Write a checkpoint where one is due."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mri_fm.model_config import HeadConfig, ModelConfig
-from mri_fm.models.layers import INIT_STD, LN_EPS, PLAIN, BlockOptions, Linear, block_stack
+from mri_fm.models.layers import LN_EPS, PLAIN, BlockOptions, block_stack
+from mri_fm.models.mlp import INIT_STD, Linear
 from mri_fm.models.patches import Size3
 from mri_fm.models.positions import Rope, positions
 from mri_fm.models.vit import VisionTransformer

@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mri_fm.model_config import ModelConfig
+from mri_fm.models.mlp import INIT_STD, Linear, mlp_hidden, mlp_layer
+from mri_fm.models.moe import Experts, MoE
 from mri_fm.models.positions import Rotation
 from mri_fm.rng import Stream, uniform
 
-INIT_STD = 0.02
 LN_EPS = 1e-6
 
 
@@ -31,6 +32,7 @@ class BlockOptions:
     mlp: str = "gelu"
     qk_norm: bool = False
     layer_scale: float = 0.0
+    experts: Experts | None = None
 
     @classmethod
     def from_config(cls, model: ModelConfig) -> Self:
@@ -39,19 +41,6 @@ class BlockOptions:
 
 
 PLAIN = BlockOptions()
-
-
-class Linear(nn.Linear):
-    """A linear layer with truncated-normal weights of standard deviation `std`, cut at two of them, and zero bias."""
-
-    def __init__(self, in_features: int, out_features: int, std: float = INIT_STD) -> None:
-        self.std = std
-        super().__init__(in_features, out_features)
-
-    def reset_parameters(self) -> None:
-        """Draw the initial weights; called by the constructor."""
-        nn.init.trunc_normal_(self.weight, std=self.std, a=-2 * self.std, b=2 * self.std)
-        nn.init.zeros_(self.bias)
 
 
 class Attention(nn.Module):
@@ -83,40 +72,6 @@ class Attention(nn.Module):
         return self.out(mixed_BHTE.transpose(1, 2).flatten(2))
 
 
-class MLP(nn.Module):
-    """Two linear layers with an exact GELU between them, (B, T, D) → (B, T, D)."""
-
-    def __init__(self, width: int, hidden: int, out_std: float) -> None:
-        super().__init__()
-        self.up = Linear(width, hidden)
-        self.down = Linear(hidden, width, out_std)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """Expand, bend, contract."""
-        return self.down(F.gelu(self.up(x_BTD)))
-
-
-class SwiGLU(nn.Module):
-    """W3(silu(W1·x) ⊙ W2·x) (Shazeer, 2020), (B, T, D) → (B, T, D); W1 and W2 are one product."""
-
-    def __init__(self, width: int, hidden: int, out_std: float) -> None:
-        super().__init__()
-        self.gate_up = Linear(width, 2 * hidden)
-        self.down = Linear(hidden, width, out_std)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """Expand twice, gate, contract."""
-        gate, up = self.gate_up(x_BTD).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
-
-
-def mlp_hidden(width: int, mlp_ratio: float, mlp: str) -> int:
-    """Hidden width: ratio·width, and for SwiGLU with its third matrix ⅔ of it, to the nearest multiple of 8."""
-    if mlp == "swiglu":
-        return max(8 * round(mlp_ratio * width * 2 / 3 / 8), 8)
-    return round(width * mlp_ratio)
-
-
 class LayerScale(nn.Module):
     """A learned gain for each feature of a branch, small at first (Touvron et al., ICCV 2021, §2)."""
 
@@ -130,7 +85,7 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(LN(x)), then x + MLP(LN(x)).
+    """x + attention(LN(x)), then x + MLP(LN(x)), in some layers a mixture of them (`mri_fm.models.moe`).
 
     The last layer of both branches starts smaller by 1/sqrt(2·layer), so that the variance of the residual stream does not
     grow with depth (Radford et al., 2019, §2.3; here per layer, counted from 1).
@@ -142,8 +97,11 @@ class Block(nn.Module):
         self.norm_attention = nn.LayerNorm(width, eps=LN_EPS)
         self.attention = Attention(width, heads, out_std, options.qk_norm)
         self.norm_mlp = nn.LayerNorm(width, eps=LN_EPS)
-        hidden = mlp_hidden(width, mlp_ratio, options.mlp)
-        self.mlp = (SwiGLU if options.mlp == "swiglu" else MLP)(width, hidden, out_std)
+        self.mlp: nn.Module
+        if options.experts is not None and options.experts.at(layer):
+            self.mlp = MoE(width, options.experts, out_std, options.mlp)
+        else:
+            self.mlp = mlp_layer(width, mlp_hidden(width, mlp_ratio, options.mlp), out_std, options.mlp)
         self.scale_attention, self.scale_mlp = (
             LayerScale(width, options.layer_scale) if options.layer_scale else nn.Identity() for _ in range(2)
         )

@@ -7,6 +7,7 @@ one patch, D width, L layers, 2 branches.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Self
 
 import torch
@@ -14,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mri_fm.model_config import ModelConfig
-from mri_fm.models.layers import INIT_STD, LN_EPS, PLAIN, BlockOptions, Linear, block_stack, drop_path_gates
+from mri_fm.models.layers import LN_EPS, PLAIN, BlockOptions, block_stack, drop_path_gates
+from mri_fm.models.mlp import INIT_STD, Linear
+from mri_fm.models.moe import Experts
 from mri_fm.models.patches import Size3, patch_grid, patchify, take_tokens
 from mri_fm.models.positions import Rope, positions
 
@@ -104,7 +107,7 @@ class VisionTransformer(nn.Module):
             model.heads,
             model.mlp_ratio,
             in_channels,
-            options=BlockOptions.from_config(model),
+            options=replace(BlockOptions.from_config(model), experts=Experts.from_config(model)),
             rope=Rope.from_config(model),
             registers=model.registers,
             drop_path=model.drop_path,

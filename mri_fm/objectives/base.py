@@ -28,6 +28,7 @@ from mri_fm.masking import (
     uniform_mask,
 )
 from mri_fm.model_config import ModelConfig
+from mri_fm.models.moe import balance_experts
 from mri_fm.models.patches import Size3, patch_grid, patchify
 from mri_fm.models.vit import VisionTransformer, as_size3
 from mri_fm.rng import Stream, generator
@@ -189,6 +190,17 @@ class Objective(nn.Module):
     def ema_pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
         """(teacher, student) parameters in a fixed order; the engine moves each teacher towards its student."""
         return []
+
+    def after_step(self, skipped: Tensor | None = None) -> dict[str, Tensor]:
+        """What is due after an optimizer step and the EMA, called by all ranks.
+
+        Args:
+            skipped: () float32 on the device, 1 where the step was left out; None: it was not.
+
+        Returns:
+            Scalar metrics that all ranks agree on.
+        """
+        return balance_experts(self.student, skipped=skipped)
 
     def encoder(self) -> VisionTransformer:
         """The network that is kept for downstream use."""

@@ -43,6 +43,7 @@ from mri_fm.losses.precision import at_least_float32, full_precision
 from mri_fm.model_config import ModelConfig
 from mri_fm.models.flops import TRAINED, encoder_flops, head_flops
 from mri_fm.models.heads import predictor
+from mri_fm.models.moe import balance_experts
 from mri_fm.models.patches import Size3, take_tokens
 from mri_fm.models.vit import VisionTransformer
 from mri_fm.objectives.base import Mask, MaskedConfig, Objective, mean_per_sample
@@ -168,6 +169,10 @@ class JEPA(Objective):
     def ema_pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
         """Every parameter of the teacher with the student's, in the order of `parameters()`."""
         return list(zip(self.teacher.parameters(), self.student.parameters(), strict=True))
+
+    def after_step(self, skipped: Tensor | None = None) -> dict[str, Tensor]:
+        """See `Objective.after_step`; the teacher, whose parameters the EMA moves, takes over the bias of the experts."""
+        return balance_experts(self.student, self.teacher, skipped)
 
     def encoder(self) -> VisionTransformer:
         """The teacher."""

@@ -68,6 +68,7 @@ def measure(config: Config, ds_config: Path, environment: Environment) -> dict[s
                 skipped = guard.finish(step + 1)
             with counted("ema"):
                 ema.update(0.99, skipped)
+                engine.module.after_step(skipped)
     return {part: waits[part] / STEPS for part in PARTS}
 
 

@@ -22,7 +22,7 @@ def test_the_command_selects_every_option():
     options = parse(words[4:])
     model, plain = load_config(options.objective, options.words).model, ModelConfig()
     same = {f.name for f in fields(ModelConfig) if getattr(model, f.name) == getattr(plain, f.name)}
-    assert same - SIZES == {"rope_base"}
+    assert same - SIZES == {"rope_base", "moe_active", "moe_shared", "moe_width", "moe_every", "moe_bias_rate"}
 
 
 def test_the_table_has_every_option_with_its_default():

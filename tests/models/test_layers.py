@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
-from mri_fm.models.layers import Attention, Block, BlockOptions, LayerScale, SwiGLU, drop_path_gates, mlp_hidden
+from mri_fm.models.layers import Attention, Block, BlockOptions, LayerScale, drop_path_gates
+from mri_fm.models.mlp import SwiGLU, mlp_hidden
 from mri_fm.models.positions import Rope, RotaryPositions
 
 ALL = BlockOptions(mlp="swiglu", qk_norm=True, layer_scale=0.1)

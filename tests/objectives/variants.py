@@ -15,8 +15,10 @@ SIZE = (16, 16, 32)
 HEAD = HeadConfig(width=24, depth=1, heads=3)
 PLAIN = ModelConfig(width=24, depth=1, heads=3, predictor=HEAD, decoder=HEAD)
 MILLIMETRES = replace(PLAIN, position="rope", rope_spacing=True, registers=2, qk_norm=True, mlp="swiglu", drop_path=0.5)
+MIXTURE = replace(PLAIN, moe_experts=4, moe_active=2, moe_shared=1, moe_width=8, moe_every=1)
+MODELS = {"millimetres": MILLIMETRES, "mixture": MIXTURE}
 SCHEDULE = {"spectral_weight": 0.5, "ema": 0.99}
-VARIANTS = ("plain", "budget", "foreground", "sets", "millimetres")
+VARIANTS = ("plain", "budget", "foreground", "sets", "millimetres", "mixture")
 ALL = [(name, variant) for name in OBJECTIVES for variant in VARIANTS]
 
 
@@ -39,7 +41,7 @@ def options(name: str, variant: str) -> dict[str, Any]:
 def build(name: str, variant: str = "plain", **changes: Any) -> Objective:
     """A tiny objective of a variant."""
     config = OBJECTIVES[name].Config(**options(name, variant) | changes)
-    return OBJECTIVES[name](config, MILLIMETRES if variant == "millimetres" else PLAIN, SIZE, seed=4)
+    return OBJECTIVES[name](config, MODELS.get(variant, PLAIN), SIZE, seed=4)
 
 
 def inputs(batch: int = 2, device: str = "cpu") -> Inputs:
