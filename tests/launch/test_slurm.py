@@ -29,7 +29,7 @@ SCONTROL = '#!/bin/sh\necho "$@" >> "$SLURM_STUBS/scontrol.log"\n[ "$1" = show ]
 @pytest.fixture
 def slurm(tmp_path):
     """Variables of a job, and a PATH with stubs."""
-    for name, text in {"srun": SRUN, "scontrol": SCONTROL, "ssh": "#!/bin/sh\nexit 0\n"}.items():
+    for name, text in {"srun": SRUN, "scontrol": SCONTROL, "ssh": "#!/bin/sh\necho 127.0.0.1\n"}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     return {
