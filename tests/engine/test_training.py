@@ -62,8 +62,10 @@ def train_rank(rank: int, config: Config, ds_config: str, stop_after: int | None
     return EXIT_DONE
 
 
-def train(config: Config, ds_config: str = "zero1.json", world: int = 2, stop_after: int | None = None) -> list[float]:
-    codes = run_ranks(train_rank, world, config, ds_config, stop_after)
+def train(
+    config: Config, ds_config: str = "zero1.json", world: int = 2, stop_after: int | None = None, timeout: float = 120.0
+) -> list[float]:
+    codes = run_ranks(train_rank, world, config, ds_config, stop_after, timeout=timeout)
     assert codes == [EXIT_DONE] * world
     return [record["loss"] for record in read_metrics(Path(config.run.dir))]
 
