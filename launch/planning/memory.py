@@ -5,7 +5,7 @@ Per rank of W, for P trainable and T teacher elements of b bytes each (2 in bf16
                  stages 1, 2            stage 3
     parameters   b·P                    b·P/W + those gathered between forward and backward pass, at most the live limit
     gradients    b·P/W + b·R            b·P/W + b·R        (stage 1 with accumulation: b·P + b·R; 1 and 2:
-                                                            half of the largest parameter more)
+                                                            half of a parameter more)
     optimizer    12·P/W                 12·P/W             (fp32 masters and two moments; offloaded: 0)
     teacher      b·T + 4·T              (b + 4)·T/W + the small ones that stay whole
     activations  what a trace of the micro-step keeps for the backward pass, and what it needs besides for a moment
@@ -88,7 +88,8 @@ def memory(trace: Trace, zero: Zero, *, world: int, precision: str, accumulation
         parameters, following = float(size * trained), float((size + 4) * teacher)
     kept = trained if zero.stage == 1 and accumulation > 1 else trained / world
     if zero.stage < 3:
-        kept += max(trace.trained) / 2  # a parameter across the border of two shards stays whole; half of it is not ours
+        # A parameter across the border of two shards stays whole, half of it not ours; large ones lie there oftener.
+        kept += sum(number**2 for number in trace.trained) / trained / 2
     follower = teacher / world if zero.stage == 3 else teacher
     return Memory(
         parameters,
