@@ -52,6 +52,8 @@ class EMA:
     @torch.no_grad()
     def publish(self) -> None:
         """Write the masters into the forward weights."""
+        if not self.masters:  # an objective without a teacher
+            return
         torch._foreach_copy_([_local(teacher) for teacher in self.teachers], self.masters)
         if self.sharded:
             refresh_gathered(self.teachers)
