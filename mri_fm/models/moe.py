@@ -117,6 +117,7 @@ class MoE(nn.Module):
         return grouped_product(hidden_AH, self.down, end_E).index_select(0, order_A.argsort())
 
 
+@torch.compiler.disable  # which refuses the kernel in fp32
 def grouped_product(x_AD: Tensor, weight_EDH: Tensor, end_E: Tensor) -> Tensor:
     """Rows [end_{e−1}, end_e) of x times the matrix of expert e, (A, H), by torch's grouped kernels.
 
