@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from launch.planning.trace import saved_bytes
 from mri_fm.config import Config
@@ -88,6 +89,7 @@ def storages(tensors: Iterable[Tensor | None]) -> Storages:
 
 
 def living() -> Storages:
-    """All tensors that Python knows of."""
+    """All tensors that Python knows of and that hold memory: tracing elsewhere in the process may have left fake ones."""
     gc.collect()
-    return storages(o for o in gc.get_objects() if issubclass(type(o), Tensor) and o.device.type == "cpu")
+    found = [o for o in gc.get_objects() if issubclass(type(o), Tensor) and not isinstance(o, FakeTensor)]
+    return storages(tensor for tensor in found if tensor.device.type == "cpu")
