@@ -1,25 +1,49 @@
-"""Why an input is refused: one code per reason."""
+"""Why an input is refused: one code per reason, and what its owner can do about it (docs/intake.md shows the table)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Code:
+    """One entry of the list: what a code means, and what to do for the input to be accepted."""
+
+    meaning: str
+    remedy: str
+
+
+LEAVE = "nothing: it is no scan to learn from"
+
 CODES = {
-    "not_readable": "no reader understands the file",
-    "truncated": "the file ends before the voxels its header promises",
-    "not_3d": "more than one volume, colour or complex voxels, or fewer than three axes",
-    "not_mr": "the header or sidecar names another modality",
-    "label": "a segmentation or mask: few distinct integer values",
-    "no_orientation": "the header does not say how the voxels lie in space",
-    "field_of_view": "an axis covers too little for a head",
-    "spacing": "voxels further apart than the limit",
-    "constant": "every voxel has the same value",
-    "non_finite": "NaN or infinite voxels",
-    "too_few_slices": "an axis has too few voxels",
-    "too_large": "more voxels than any brain scan has",
-    "ambiguous_series": "a DICOM series that converts to several volumes",
-    "no_foreground": "no connected object stands out from the background",
-    "reader_crashed": "the process that read the file died",
+    "not_readable": Code("no reader understands the file", "open it in the tool that wrote it and export it again"),
+    "truncated": Code("the file ends before the voxels that its header promises", "copy or download it again"),
+    "too_large": Code("more voxels than any brain scan has, or than memory holds", "look whether the header is damaged"),
+    "reader_crashed": Code("the process that read the file died", "give the workers more memory, or export the file again"),
+    "not_3d": Code(
+        "more than one volume (time series, vectors), colour or complex voxels, or fewer than three axes",
+        "export one volume of the series by itself",
+    ),
+    "not_mr": Code("the header or sidecar names another modality (CT, PET), a screenshot, or a statistical map", LEAVE),
+    "label": Code("a segmentation or mask, by its content: few values, or regions of one value each", LEAVE),
+    "derived_map": Code("phase, or a map in physical units (ADC, FA, T1, field, perfusion), by header or sidecar", LEAVE),
+    "localizer": Code("the header calls it a localizer", LEAVE),
+    "ambiguous_series": Code("a DICOM series that converts to several volumes", "split it by echo, or export the volumes"),
+    "no_orientation": Code(
+        "the header does not say how the voxels lie in space", "export it again with its orientation (sform, qform)"
+    ),
+    "sheared": Code("the axes of the voxel grid are not at right angles", "resample it to a rectangular grid"),
+    "spacing": Code("voxels further apart than the limit", "raise --max-spacing if such slices are wanted"),
+    "field_of_view": Code("an axis covers too little for a head", "look whether the units of the header are right"),
+    "too_few_slices": Code("an axis has too few voxels", LEAVE),
+    "constant": Code("every voxel has the same value", LEAVE),
+    "non_finite": Code("NaN or infinite voxels inside the head, where nothing can stand in for them", "export it again"),
+    "no_foreground": Code("no connected object stands out from the background", LEAVE),
+    "non_human": Code("the header or sidecar names another species", LEAVE),
+    "excluded": Code("excluded by a rule of its data set", "see the data set's adapter, which states the rule"),
+    "duplicate": Code("the same voxels on the same grid as another input", "nothing: the other one is in the corpus"),
 }
-"""Code → meaning; the ledger's `code` column holds nothing else but "" and "duplicate"."""
+"""The ledger's `code` column holds a key of this, or "" where the input is accepted."""
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not an error

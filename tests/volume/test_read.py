@@ -174,12 +174,3 @@ def test_missing_companion(tmp_path: Path) -> None:
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.nii")
     assert code_of(tmp_path / "a.nii") == "not_readable"
-
-
-def test_refusal_travels_between_processes() -> None:
-    import pickle
-
-    copy = pickle.loads(pickle.dumps(Refusal("spacing", "9  mm\nbetween")))
-    assert (copy.code, copy.reason) == ("spacing", "9 mm between")
-    with pytest.raises(ValueError, match="unknown"):
-        Refusal("odd", "")
