@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +34,7 @@ from preprocessing.discover import Input, find_inputs, fingerprint, list_files
 from preprocessing.files import checksum, read_object, write_text
 from preprocessing.knowledge import PHANTOM, Knowledge, contrast_of, know
 from preprocessing.plan import keep_first, plan_shards, shard_size, split_of
+from preprocessing.privacy import make_key, read_key
 from preprocessing.runner import Runner, task_runner
 from preprocessing.tables import read_ledger, write_corpus_file, write_ledger, write_manifest
 from preprocessing.tasks import DONE_DIR, SCRATCH_DIR, Decision, Member, ShardTask, crashed, examine, is_intact, write_task
@@ -86,6 +86,7 @@ def build(
     *,
     workers: int = 1,
     scheduler: str | None = None,
+    key: Path | None = None,
     report: Callable[[Path], None] | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """Build or complete a corpus.
@@ -96,6 +97,7 @@ def build(
         spec: the options; the defaults if None.
         workers: processes on this machine; 1 runs in this process.
         scheduler: address of a running Dask scheduler, whose workers see `raw` and `out` under the same paths.
+        key: file with the key of the pseudonyms; the corpus' own if None, `private/key`.
         report: writes report.html into the corpus folder; None for a corpus without one.
 
     Returns:
@@ -109,15 +111,18 @@ def build(
     files = _list_raw(raw, out)
     _make_folders(out)
     with _locked(out):
-        state = json.dumps({"spec": spec.hash(), "report": report is not None, "files": files})
+        secret = _secret(out, key)
+        known = {"spec": spec.hash(), "key": hashlib.sha256(secret).hexdigest(), "report": report is not None, "files": files}
+        state = json.dumps(known)
         current = _up_to_date(out, state)
         if current is not None:
             return current, False
         inputs = find_inputs(raw, files)
         if not inputs:
             raise UserError(f"no scan in {raw}: put NIfTI, MGZ, MINC, PAR/REC or DICOM files there")
-        knowledge = know(raw, inputs, _secret(out))
-        (out / CORPUS_FILE).unlink(missing_ok=True)
+        knowledge = know(raw, inputs, secret)
+        for name in (STATE_FILE, CORPUS_FILE):  # from here on the corpus is incomplete
+            (out / name).unlink(missing_ok=True)
         with task_runner(workers, scheduler) as run:
             decisions = _decide(run, raw, out, inputs, files, spec)
             content = _write(run, raw, out, spec, inputs, knowledge, decisions)
@@ -182,15 +187,12 @@ def _up_to_date(out: Path, state: str) -> dict[str, Any] | None:
     return content if content and is_intact(out, content) else None
 
 
-def _secret(out: Path) -> bytes:
-    """The key of the pseudonyms, made on the first build."""
-    path = out / KEY_FILE
-    if not path.is_file():
-        write_text(path, secrets.token_hex(32), mode=0o600)
-    try:
-        return bytes.fromhex(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is damaged and the pseudonyms hang on it: restore it, or build into a new folder") from error
+def _secret(out: Path, given: Path | None) -> bytes:
+    """The key of the pseudonyms: the one given, else the corpus' own, made on its first build."""
+    path = given or out / KEY_FILE
+    if given is None and not path.is_file():
+        make_key(path)
+    return read_key(path)
 
 
 def _decide(

@@ -27,9 +27,9 @@ def main() -> None:
 
     fields = ("max_spacing", "val_fraction", "test_fraction", "shard_bytes", "codec")
     spec = Spec(**{name: getattr(arguments, name) for name in fields})
-    workers = {"workers": arguments.workers, "scheduler": arguments.scheduler}
+    options = {"workers": arguments.workers, "scheduler": arguments.scheduler, "key": arguments.key}
     try:
-        content, changed = build(arguments.raw, arguments.out, spec, **workers, report=write_report)
+        content, changed = build(arguments.raw, arguments.out, spec, **options, report=write_report)
     except OSError as error:
         if error.errno not in NO_ROOM_OR_RIGHT:
             raise
@@ -54,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes on this machine")
     parser.add_argument("--scheduler", help="address of a running Dask scheduler, e.g. tcp://host:8786, instead of --workers")
+    parser.add_argument(
+        "--key", type=Path, help="file with the key of the pseudonyms (default: OUT/private/key, made if absent)"
+    )
     return parser
 
 

@@ -1,16 +1,15 @@
 """What is known of an input besides its voxels: data set, person, session, contrast, labels.
 
 Sources, the first that speaks wins: `labels.csv` at the raw root; a BIDS tree with its participants.tsv; file name and JSON
-sidecar. A person whom nothing names gets a pseudonym under a key that stays in the corpus' private folder.
+sidecar. Persons, sessions and trees that labels.csv does not name get pseudonyms under a secret key (`preprocessing.privacy`).
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import hmac
 import json
 import re
+import sys
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -18,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from mri_fm.data.schema import CONTRASTS, MANIFEST
 from mri_fm.errors import UserError
 from preprocessing.discover import Input, image_stem
+from preprocessing.privacy import pseudonym, public_columns, public_dataset, public_session
 
 LABELS_FILE = "labels.csv"
 PHANTOM = "phantom"  # an object or a test pattern, no brain
@@ -63,7 +63,7 @@ def know(raw: Path, inputs: list[Input], key: bytes) -> dict[str, Knowledge]:
     participants: dict[str, dict[str, dict[str, str]]] = {}
     found = {}
     for item in inputs:
-        knowledge = _from_bids(raw, item, participants) or _from_name(item, key)
+        knowledge = _from_bids(raw, item, key, participants) or _from_name(item, key)
         knowledge = _apply_row(knowledge, rows.get(item.source_path, {}))
         contrast = knowledge.contrast or contrast_of(PurePosixPath(image_stem(item.source_path)).name, sidecar(raw, item))
         found[item.source_path] = replace(knowledge, contrast=contrast)
@@ -88,11 +88,6 @@ def sidecar(raw: Path, item: Input) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return {k: str(v) for k, v in content.items() if isinstance(v, str | int | float)} if isinstance(content, dict) else {}
-
-
-def pseudonym(key: bytes, identity: str) -> str:
-    """HMAC-SHA256 of an identity, shortened: cannot be undone or guessed without the key."""
-    return "anon-" + hmac.new(key, identity.encode(), hashlib.sha256).hexdigest()[:12]
 
 
 def read_labels(path: Path, inputs: list[Input]) -> dict[str, dict[str, str]]:
@@ -157,29 +152,36 @@ def _apply_row(knowledge: Knowledge, row: dict[str, str]) -> Knowledge:
     return replace(knowledge, **known, labels={**knowledge.labels, **labels})
 
 
-def _from_bids(raw: Path, item: Input, participants: dict[str, dict[str, dict[str, str]]]) -> Knowledge | None:
+def _from_bids(raw: Path, item: Input, key: bytes, participants: dict[str, dict[str, dict[str, str]]]) -> Knowledge | None:
+    """Pseudonyms of root, subject and session of a BIDS path; None where the path is none."""
     match = BIDS_PATH.match(item.files[0])
     if match is None:
         return None
-    root = match["root"] or ""
+    root, person = match["root"] or "", match["subject"]
     if root not in participants:
         participants[root] = _read_participants(raw / root / "participants.tsv")
-    labels = participants[root].get(match["subject"], {})
-    return Knowledge(PurePosixPath(root).name or raw.resolve().name, match["subject"], match["session"] or "", labels=labels)
+    subject = pseudonym(key, f"bids {root} {person}")
+    dataset = public_dataset(key, root, PurePosixPath(root).name or raw.resolve().name)
+    session = public_session(key, subject, match["session"] or "")
+    return Knowledge(dataset, subject, session, labels=participants[root].get(person, {}))
 
 
 def _read_participants(path: Path) -> dict[str, dict[str, str]]:
-    """Label columns by participant; a column that the manifest has itself is renamed."""
+    """Label columns by participant, those that say who somebody is left out; a column that the manifest has is renamed."""
     if not path.is_file():
         return {}
-    taken = {*MANIFEST.names, "kind", "base"}
     people = {}
     for _, row in _read_table(path, "\t")[1]:
         name = (row.get("participant_id") or "").strip()
         values = {k: (v or "").strip() for k, v in row.items() if k and k != "participant_id"}
-        labels = {f"participant_{k}" if k in taken else k: v for k, v in values.items()}
-        people[name if name.startswith("sub-") else f"sub-{name}"] = labels
-    return people
+        people[name if name.startswith("sub-") else f"sub-{name}"] = values
+    present = [{k: "" if v.lower() in MISSING_VALUES else v for k, v in values.items()} for values in people.values()]
+    public = public_columns(present)
+    if left := sorted({column for values in people.values() for column in values} - set(public)):
+        print(f"{path}: {', '.join(left)} stay behind, as they may name people; labels.csv may pass them on", file=sys.stderr)
+    taken = {*MANIFEST.names, "kind", "base"}
+    names = {column: f"participant_{column}" if column in taken else column for column in public}
+    return {person: {names[k]: v for k, v in values.items() if k in names} for person, values in people.items()}
 
 
 def _from_name(item: Input, key: bytes) -> Knowledge:

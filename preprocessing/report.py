@@ -9,12 +9,11 @@ from __future__ import annotations
 import base64
 import io
 import json
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from itertools import zip_longest
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -26,6 +25,7 @@ from PIL import Image
 
 from mri_fm.data.schema import ARCHIVE_DIR, CORPUS_FILE, LEDGER_FILE, MANIFEST_FILE, REPORT_FILE
 from mri_fm.observe.page import html_page, html_table, html_tiles
+from mri_fm.volume.refusal import CODES
 from preprocessing.files import write_text
 
 Row = dict[str, Any]
@@ -34,10 +34,6 @@ GALLERY_SIZE = 48
 MM_PER_PIXEL = 1.6
 GAP_PIXELS = 6
 SPACING_STEPS = (1.5, 2.5, 3.5, 4.5, 5.5)  # mm, upper ends of the rows of the spacing table
-REASONS_PER_CODE = 3
-
-THIS_FILE = "(this file)"
-PATH_LIKE = re.compile(r"[^\s'\"(]*/[^\s'\")]*\.\w+")
 
 KINDS = {
     "individual": "scans of individual people",
@@ -169,33 +165,22 @@ def _count_table(title: str, values: Iterable[str]) -> str:
 
 
 def _refusals(ledger: Sequence[Row]) -> str:
-    """Codes with the reasons behind them, then which ledger rows they stand for."""
-    groups: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    """Codes, what they mean, and which ledger rows they stand for. The ledger's reasons may quote a header: they stay there."""
+    groups: dict[str, list[int]] = defaultdict(list)
     for number, row in enumerate(ledger):
         if row["decision"] == "refused":
-            groups[row["code"]].append((number, _without_path(row["reason"], row["source_path"])))
+            groups[row["code"]].append(number)
     if not groups:
         return "<p>Nothing was refused.</p>"
     lines = "".join(_refusal_line(code, found) for code, found in sorted(groups.items(), key=lambda g: (-len(g[1]), g[0])))
-    head = "<tr><th>Code</th><th>inputs</th><th>Reason</th><th>Ledger rows</th></tr>"
+    head = "<tr><th>Code</th><th>inputs</th><th>Meaning</th><th>What to do</th><th>Ledger rows</th></tr>"
     return f'<table class="wide"><thead>{head}</thead><tbody>{lines}</tbody></table>'
 
 
-def _refusal_line(code: str, found: Sequence[tuple[int, str]]) -> str:
-    reasons = list(dict.fromkeys(reason for _, reason in found))
-    shown = "<br>".join(escape(reason) for reason in reasons[:REASONS_PER_CODE])
-    more = len(reasons) - REASONS_PER_CODE
-    rest = f"<br><small>and {more} more, see the ledger</small>" if more > 0 else ""
-    numbers = ", ".join(str(number) for number, _ in found)
-    return f"<tr><td><code>{escape(code)}</code></td><td>{len(found)}</td><td>{shown}{rest}</td><td>{numbers}</td></tr>"
-
-
-def _without_path(reason: str, source_path: str) -> str:
-    """The reason with the input's path, its file name and anything that looks like a path taken out."""
-    name = PurePosixPath(source_path).name
-    reason = PATH_LIKE.sub(THIS_FILE, reason.replace(source_path, THIS_FILE)).replace(name, THIS_FILE)
-    stem = name.split(".")[0]
-    return re.sub(rf"(?<!\w){re.escape(stem)}(?!\w)", THIS_FILE, reason) if re.search("[A-Za-z]", stem) else reason
+def _refusal_line(code: str, numbers: Sequence[int]) -> str:
+    about = (code_of.meaning, code_of.remedy) if (code_of := CODES.get(code)) else ("", "")
+    cells = [f"<code>{escape(code)}</code>", str(len(numbers)), *map(escape, about), ", ".join(map(str, numbers))]
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
 def _gallery(archive: Path, rows: Sequence[Row], accepted: int) -> str:

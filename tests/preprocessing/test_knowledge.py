@@ -7,7 +7,8 @@ import pytest
 
 from mri_fm.errors import UserError
 from preprocessing.discover import find_inputs, list_files
-from preprocessing.knowledge import Knowledge, contrast_of, know, pseudonym
+from preprocessing.knowledge import Knowledge, contrast_of, know
+from preprocessing.privacy import pseudonym
 from tests.preprocessing.test_discover import touch
 
 KEY = b"secret"
@@ -45,26 +46,27 @@ def test_sidecar_speaks_where_the_name_does_not(tmp_path: Path) -> None:
 
 
 def test_bids_with_participants(tmp_path: Path) -> None:
-    touch(tmp_path, "ds1/sub-01/ses-b/anat/sub-01_ses-b_T1w.nii.gz", "ds1/sub-02/anat/sub-02_FLAIR.nii.gz")
-    (tmp_path / "ds1" / "participants.tsv").write_text("participant_id\tage\tsize\nsub-01\t39\tL\n02\tn/a\tS\n")
+    touch(tmp_path, "ds000001/sub-01/ses-b/anat/sub-01_ses-b_T1w.nii.gz", "ds000001/sub-02/anat/sub-02_FLAIR.nii.gz")
+    (tmp_path / "ds000001/participants.tsv").write_text("participant_id\tage\tsize\nsub-01\t39\tL\n02\tn/a\tS\n")
     first, second = learn(tmp_path).values()
-    assert (first.dataset, first.subject, first.session, first.contrast, first.base) == (
-        "ds1",
-        "sub-01",
-        "ses-b",
-        "T1",
-        "sub-01",
-    )
+    assert (first.dataset, first.session, first.contrast) == ("ds000001", "ses-b", "T1")
+    assert first.subject == first.base == pseudonym(KEY, "bids ds000001 sub-01")
     assert first.labels == {"age": "39", "participant_size": "L"}
-    assert (second.subject, second.session, second.contrast, second.labels["age"]) == ("sub-02", "", "FLAIR", "n/a")
+    assert (second.session, second.contrast, second.labels["age"]) == ("", "FLAIR", "n/a")
+    assert second.subject != first.subject
 
 
-def test_bids_root_may_be_the_raw_folder_and_names_may_repeat_between_sets(tmp_path: Path) -> None:
-    touch(tmp_path / "own", "sub-01/anat/sub-01_T1w.nii.gz")
-    (knowledge,) = learn(tmp_path / "own").values()
-    assert (knowledge.dataset, knowledge.base) == ("own", "sub-01")
-    touch(tmp_path, "other/sub-01/anat/sub-01_T1w.nii.gz")
-    assert [k.base for k in learn(tmp_path).values()] == ["other/sub-01", "own/sub-01"]
+def test_of_a_tree_that_nobody_knows_no_name_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    touch(tmp_path, "Doe study/sub-JaneDoe/ses-19991231/anat/sub-JaneDoe_T1w.nii", "sub-JaneDoe/anat/sub-JaneDoe_T1w.nii")
+    table = "participant_id\tage\tbirth_date\tgroup\nsub-JaneDoe\t39\t1960-02-03\tHC\n"
+    (tmp_path / "Doe study/participants.tsv").write_text(table)
+    inner, outer = learn(tmp_path).values()
+    assert inner.labels == {"age": "39", "group": "HC"}
+    assert "birth_date stay behind" in capsys.readouterr().err
+    assert inner.subject != outer.subject
+    assert inner.dataset != outer.dataset
+    for knowledge in (inner, outer):
+        assert not any(word in repr(knowledge) for word in ("Doe", "Jane", "1999", "1960", tmp_path.name))
 
 
 def test_labels_overrule_bids(tmp_path: Path) -> None:
@@ -75,8 +77,8 @@ def test_labels_overrule_bids(tmp_path: Path) -> None:
         "b.nii,,,,,,\n"
     )  # fmt: skip
     labelled, plain = learn(tmp_path)["ds/sub-01/anat/sub-01_T1w.nii.gz"], learn(tmp_path)["b.nii"]
-    assert (labelled.dataset, labelled.subject, labelled.contrast, labelled.kind, labelled.base) == (
-        "ds",
+    assert (labelled.dataset[:5], labelled.subject, labelled.contrast, labelled.kind, labelled.base) == (
+        "bids-",
         "jane",
         "T2",
         "variant",
