@@ -13,8 +13,8 @@ import xxhash
 from mri_fm.data.codecs import CODECS
 from mri_fm.data.schema import ARCHIVE_DIR, SHARD_DIR
 from mri_fm.errors import UserError
-from mri_fm.volume.canonical import Canonical, Crop, canonicalise, crop
-from mri_fm.volume.read import read_series, read_volume, refuse_failures
+from mri_fm.volume.canonical import Canonical, Crop
+from mri_fm.volume.prepare import prepare_files
 from mri_fm.volume.refusal import Refusal
 from preprocessing.archive import write_image
 from preprocessing.discover import Input
@@ -73,11 +73,8 @@ def load(raw: Path, item: Input, max_spacing: float) -> tuple[Canonical, Crop, d
     Raises:
         Refusal: whatever is wrong with it.
     """
-    with refuse_failures():
-        files = [raw / file for file in item.files]
-        volume = read_series(files) if item.series else read_volume(files[0])
-        canonical = canonicalise(volume, max_spacing=max_spacing)
-        return canonical, crop(canonical), volume.info
+    prepared = prepare_files([raw / file for file in item.files], series=item.series, max_spacing=max_spacing)
+    return prepared.canonical, prepared.crop, prepared.info
 
 
 def examine(raw: str, max_spacing: float, marked: tuple[Input, str]) -> Decision:
