@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
-from launch.planning.goodput import Failures, daly, recommend
+from launch.planning.goodput import Failures, daly, expected_goodput, recommend
 from launch.planning.hardware import GPUS, Reached
 from launch.planning.memory import Memory, Zero, memory
 from launch.planning.roofline import Cluster, Step, step_time
@@ -219,7 +219,8 @@ def saving(config: Config, cluster: Cluster, chosen: Choice, options: argparse.N
         f"a checkpoint has {size / 1e9:.1f} GB and takes {write_s:.1f} s to write at {options.storage_gb_s:g} GB/s",
         f"failures: every {between / 3600:.1f} h over {cluster.nodes} nodes (assumed: {options.node_mtbf_days:g} days each, "
         f"{options.restart_s:g} s to be back): save every {best.interval / 60:.1f} min, checkpoint.every={every}; "
-        f"goodput {best.goodput:.1%} (1 run in 20 below {best.low:.1%}); Daly's formula says {daly(failures) / 60:.1f} min",
+        f"goodput {best.goodput:.1%} (1 run in 20 below {best.low:.1%}; {expected_goodput(best.interval, failures):.1%} "
+        f"of an endless run by Daly's equation); Daly's interval is {daly(failures) / 60:.1f} min",
     ]
 
 
