@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mri_fm.engine.publication import META_FILE, PARTIAL, Retention, publish, step_name
 from mri_fm.engine.stored import FORMAT, rank_file
-from mri_fm.engine.tensor_file import write_tensors
 
 KEEP_TWO = Retention(keep_last=2)
 NO_IDENTITY: dict[str, Any] = {"values": {}, "at_default": []}
@@ -28,7 +28,7 @@ def write_checkpoint(
     folder = run_dir / "checkpoints"
     partial = folder / f"{step_name(step)}{PARTIAL}"
     partial.mkdir(parents=True)
-    write_tensors(partial / rank_file(0), {f"weight:{name}@0": tensor.reshape(-1) for name, tensor in weights.items()})
+    save_file({f"weight:{name}@0": tensor.reshape(-1) for name, tensor in weights.items()}, partial / rank_file(0))
     meta = {
         "format": FORMAT,
         "step": step,

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mri_fm.engine.publication import LATEST_FILE, META_FILE, complete_steps, step_name, verify_checkpoint
 from mri_fm.engine.stored import Stored, read_meta
-from mri_fm.engine.tensor_file import write_tensors
 from mri_fm.errors import UserError
 
 
@@ -75,8 +76,8 @@ def consolidate(path: Path, out: Path, part: str | None) -> int:
         raise UserError(f"{checkpoint} is damaged: {problem}")
     weights = select_part(dict(Stored(checkpoint).weights()), part)
     try:
-        write_tensors(out, weights)
-    except OSError as error:
+        save_file(weights, out)
+    except (OSError, SafetensorError) as error:
         raise UserError(f"{out} cannot be written ({error})") from error
     print(f"{out}: {len(weights)} tensors of {checkpoint.name}")
     return 0

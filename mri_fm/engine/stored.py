@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from mri_fm.engine.fragments import WEIGHT, Fragment
 from mri_fm.engine.publication import META_FILE
-from mri_fm.engine.tensor_file import TensorFile
 from mri_fm.errors import UserError
 
 FORMAT = 2
@@ -51,15 +51,16 @@ class Stored:
         """Read the headers of all files."""
         self.checkpoint, self.meta = checkpoint, read_meta(checkpoint)
         self.optimizer_step = int(self.meta["optimizer_step"])
-        self._parts: dict[tuple[str, str], list[tuple[int, int, TensorFile, str]]] = {}
+        self._parts: dict[tuple[str, str], list[tuple[int, int, Any]]] = {}  # start, end, values
         for path in sorted(checkpoint.glob("rank-*.safetensors")):
-            self._index(TensorFile(path))
+            self._index(safe_open(path, framework="pt"))
 
-    def _index(self, file: TensorFile) -> None:
-        for key, place in file.places.items():
+    def _index(self, file: Any) -> None:
+        for key in file.keys():  # noqa: SIM118  a file, not a dict
             tensor, _, start = key.rpartition("@")
             kind, _, name = tensor.partition(":")
-            part = (int(start), int(start) + prod(place.shape), file, key)
+            values_N = file.get_slice(key)  # mapped into memory, and read where it is indexed
+            part = (int(start), int(start) + prod(values_N.get_shape()), values_N)
             self._parts.setdefault((kind, name), []).append(part)
 
     def read(self, kind: str, name: str, start: int, size: int) -> Tensor:
@@ -68,13 +69,13 @@ class Stored:
         Raises:
             UserError: the checkpoint does not have all of them; it is one of another model.
         """
-        parts = self._parts.get((kind, name), [])
-        out_N = torch.empty(size, dtype=parts[0][2].places[parts[0][3]].dtype if parts else torch.float32)
-        found = 0
-        for begin, end, file, key in parts:
+        out_N, found = torch.empty(0), 0
+        for begin, end, values_N in self._parts.get((kind, name), []):
             first, last = max(begin, start), min(end, start + size)
             if first < last:
-                out_N[first - start : last - start] = file[key][first - begin : last - begin]
+                piece_N = values_N[first - begin : last - begin]
+                out_N = out_N if found else torch.empty(size, dtype=piece_N.dtype)
+                out_N[first - start : last - start] = piece_N
                 found += last - first
         if found != size:
             raise UserError(f"{self.checkpoint} has {found} of {size} values of {name} ({kind}): it belongs to another model")

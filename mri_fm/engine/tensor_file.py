@@ -1,8 +1,10 @@
-"""Tensors in a file of the safetensors layout, read and written in place.
+"""A safetensors file laid out in memory that another process writes to the disk.
 
-The layout (huggingface.co/docs/safetensors, "Format"): 8 bytes with the header's length, little-endian; a JSON header with
-dtype, shape and byte range of each tensor; the bytes of the tensors without gaps. The safetensors library writes whole files
-from tensors; here a file is first laid out in shared memory and filled there, and read by ranges.
+Files are read, and whole tensors written, by the safetensors package. What it cannot do is put tensors into memory that is
+there: it makes a new file of tensors that this process holds. A checkpoint is copied from the device straight into memory
+shared with its writer, which hashes and writes these bytes without torch; so the header is made here, by the format's
+specification (huggingface.co/docs/safetensors, "Format"): 8 bytes with the header's length, little-endian; a JSON header with
+dtype, shape and byte range of each tensor; the bytes of the tensors without gaps.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -26,7 +27,6 @@ _NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 _PREFIX = 8
 
 
@@ -78,34 +78,3 @@ def lay_out(tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]]) -> Layout:
     first = _PREFIX + len(header)
     moved = {name: Place(first + place.begin, place.dtype, place.shape) for name, place in places.items()}
     return Layout(len(header).to_bytes(_PREFIX, "little") + header, moved, first + end)
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write whole tensors to a new file."""
-    layout = lay_out({name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()})
-    file = torch.empty(layout.size, dtype=torch.uint8)
-    layout.start(file)
-    for name, place in layout.places.items():
-        place.of(file).copy_(tensors[name])
-    file.numpy().tofile(path)
-
-
-class TensorFile:
-    """A file's tensors, mapped into memory and read where they are looked at."""
-
-    def __init__(self, path: Path) -> None:
-        """Read the header."""
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(_PREFIX), "little")
-            header = json.loads(file.read(length))
-        first = _PREFIX + length
-        header.pop("__metadata__", None)
-        self.places = {
-            name: Place(first + entry["data_offsets"][0], _DTYPES[entry["dtype"]], tuple(entry["shape"]))
-            for name, entry in header.items()
-        }
-        self._bytes = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
-
-    def __getitem__(self, name: str) -> Tensor:
-        """The tensor of a name; a private view of the file."""
-        return self.places[name].of(self._bytes)
