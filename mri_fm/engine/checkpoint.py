@@ -1,8 +1,8 @@
 """Checkpoints of a run: copied to host memory, written in the background, published when all ranks' files are on the disk.
 
-`meta.json` holds the step, the position (samples consumed), the bad samples skipped so far and the identity of the run: what a
-checkpoint of another model, corpus or batch would have differently. There is no other state: all randomness is a function of
-(seed, position). docs/checkpoints.md has the whole story.
+`meta.json` holds the step, the position (samples consumed), the bad samples skipped and the steps left out so far, and the
+identity of the run: what a checkpoint of another model, corpus or batch would have differently. There is no other state: all
+randomness is a function of (seed, position). docs/checkpoints.md has the whole story.
 
     python -m mri_fm.engine.checkpoint inspect|verify|consolidate PATH
 """
@@ -14,14 +14,14 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mri_fm.engine.ema import EMA
-from mri_fm.engine.environment import Environment, on_rank_0
+from mri_fm.engine.environment import Environment, on_all_ranks, on_rank_0
 from mri_fm.engine.fragments import Fragment, local_fragments, optimizer_step, restore, whole_shapes
 from mri_fm.engine.identity import differences
 from mri_fm.engine.publication import LATEST_FILE, META_FILE, PARTIAL, complete_steps, step_name, verify_checkpoint
@@ -46,8 +46,15 @@ class Checkpointer:
         self._writing: _Writing | None = None
         self._group: Any = None
 
-    def save(self, engine: Any, ema: EMA, step: int, position: int, skips: int = 0) -> None:
+    def save(self, engine: Any, ema: EMA, step: int, position: int, counts: Mapping[str, int] | None = None) -> None:
         """Copy the state of `step` and have it written; waits for the checkpoint before, should that still be under way.
+
+        Args:
+            engine: DeepSpeed's.
+            ema: the teacher.
+            step: optimizer steps completed.
+            position: samples consumed.
+            counts: what else the run counts and goes on counting after a resume, by name.
 
         Raises:
             ResumableError: the one before could not be written, or there is no space for this one.
@@ -57,7 +64,7 @@ class Checkpointer:
             "format": FORMAT,
             "step": step,
             "position": position,
-            "skips": skips,
+            **(counts or {}),
             "world": self.environment.world,
             "optimizer_step": optimizer_step(engine),
             "shapes": whole_shapes(engine.module),
@@ -186,20 +193,29 @@ class Checkpointer:
         Raises:
             UserError: there are checkpoints and none of them is whole, or it belongs to another run.
         """
-        name = on_rank_0(self.environment, self._find_first_whole)
-        return None if name is None else self.folder / name
-
-    def _find_first_whole(self) -> str | None:
-        candidates = [self.folder / step_name(step) for step in complete_steps(self.folder)[::-1]]
-        for candidate in candidates:
-            problem = verify_checkpoint(candidate)
-            if problem is None:
-                self._check_identity(candidate)
-                return candidate.name
-            print(f"checkpoint {candidate.name} is refused: {problem}; trying the one before", flush=True)
-        if candidates:
+        steps = on_rank_0(self.environment, lambda: complete_steps(self.folder)[::-1])
+        found = next(filter(self._is_whole, (self.folder / step_name(step) for step in steps)), None)
+        if found is not None:
+            on_rank_0(self.environment, lambda: self._check_identity(found))
+        elif steps:
             raise UserError(f"no checkpoint under {self.folder} is whole; remove the folder to start afresh")
-        return None
+        return found
+
+    def _is_whole(self, checkpoint: Path) -> bool:
+        """Compare the checksums of its files, of which each rank reads its share; said if not."""
+
+        def verify_share() -> None:
+            problem = verify_checkpoint(checkpoint, self.environment.rank, self.environment.world)
+            if problem is not None:
+                raise UserError(problem)
+
+        try:
+            on_all_ranks(self.environment, verify_share)
+        except UserError as problem:
+            if self.environment.is_main:
+                print(f"checkpoint {checkpoint.name} is refused: {problem}; trying the one before", flush=True)
+            return False
+        return True
 
     def _check_identity(self, checkpoint: Path) -> None:
         different = differences(read_meta(checkpoint)["identity"], self.identity)

@@ -120,11 +120,7 @@ class Trainer:
 
     def run(self, checkpoint: Path | None, loader: TrainLoader | None = None) -> int:
         """Train from `checkpoint` (None: from the start); returns the exit code."""
-        start = 0 if checkpoint is None else self.checkpointer.load(self.engine, self.ema, checkpoint)
-        if checkpoint is not None and self.environment.is_main:
-            print(f"resuming after step {start} from {checkpoint}", flush=True)
-        if checkpoint is not None:
-            self.control.skipped.total = int(read_meta(checkpoint).get("skips", 0))
+        start = 0 if checkpoint is None else self._resume(checkpoint)
         opened: list[Recorder] = []  # on rank 0 alone
         on_rank_0(self.environment, lambda: opened.append(self._open_records()))
         self.checkpointer.require_space(self.engine, self.ema)
@@ -134,6 +130,16 @@ class Trainer:
             code = self._train(start, batches, recorder)
             self.checkpointer.finish()
             return code
+
+    def _resume(self, checkpoint: Path) -> int:
+        """Take up state and counts; returns the number of steps completed."""
+        start = self.checkpointer.load(self.engine, self.ema, checkpoint)
+        meta = read_meta(checkpoint)
+        self.control.skipped.total = int(meta.get("skips", 0))
+        self.guard.total = int(meta.get("nonfinite_steps", 0))
+        if self.environment.is_main:
+            print(f"resuming after step {start} from {checkpoint}", flush=True)
+        return start
 
     def _open_records(self) -> Recorder:
         try:
@@ -195,8 +201,8 @@ class Trainer:
             return
         self.guard.settle()
         with meter.paused():
-            position, skips = done * self.config.train.global_batch, self.control.skipped.total
-            self.checkpointer.save(self.engine, self.ema, done, position, skips)
+            counts = {"skips": self.control.skipped.total, "nonfinite_steps": self.guard.total}
+            self.checkpointer.save(self.engine, self.ema, done, done * self.config.train.global_batch, counts)
 
     def _record(self, done: int, parts: dict[str, Tensor], meter: Meter, recorder: Recorder | None) -> None:
         """Fetch the metrics of this step, all at once and only where it is logged."""

@@ -46,7 +46,7 @@ class NonfiniteGuard:
         self._keys: list[tuple[str, ...]] = []
         self._waiting: list[_Step] = []
         self._bad_loss = self._plain_norm = torch.zeros((), device=environment.device)
-        self.total = 0
+        self.total = 0  # of the run; set from the checkpoint at a resume
         engine.basic_optimizer.register_step_pre_hook(self._hold)
 
     def note(self, loss: Tensor, keys: Sequence[str]) -> None:

@@ -16,6 +16,13 @@ MAIN = Environment(rank=0, world=1, local_rank=0, local_world=1)
 IDENTITY = {"values": {"model.depth": 2, "data.corpus": "c"}, "at_default": []}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def group_of_one():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
 def write(run_dir, step, retention=Retention(keep_last=2)):  # noqa: B008  immutable
     return write_checkpoint(run_dir, step, {"w": torch.full((64,), float(step))}, IDENTITY, retention)
 
@@ -70,7 +77,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(checkpointer, tm
         (file.parent / CHECKSUM_FILE).write_text("{")
     else:
         (file.parent / META_FILE).write_text((file.parent / META_FILE).read_text().replace('"skips": 0', '"skips": 1'))
-    assert checkpointer._find_first_whole() == step_name(1)
+    assert checkpointer.find() == checkpointer.folder / step_name(1)
     assert step_name(2) in capsys.readouterr().out
     with pytest.raises(UserError, match=step_name(2)):
         find_checkpoint(tmp_path)
@@ -87,13 +94,13 @@ def test_what_lies_beyond_the_newest_is_removed_and_not_kept_in_its_place(tmp_pa
 
 def test_a_partial_checkpoint_is_never_taken(checkpointer):
     (checkpointer.folder / f"{step_name(5)}.0123{PARTIAL}").mkdir(parents=True)
-    assert checkpointer._find_first_whole() is None
+    assert checkpointer.find() is None
 
 
 def test_only_damaged_checkpoints_stop_the_run(checkpointer, tmp_path):
     (write(tmp_path, 1) / rank_file(0)).write_bytes(b"")
     with pytest.raises(UserError, match="is whole"):
-        checkpointer._find_first_whole()
+        checkpointer.find()
 
 
 def test_a_checkpoint_of_another_run_is_refused_by_key(tmp_path):
@@ -101,7 +108,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_key(tmp_path):
     identity = {"values": IDENTITY["values"] | {"model.depth": 3}, "at_default": []}
     other = Checkpointer(tmp_path, CheckpointConfig(), environment=MAIN, identity=identity)
     with pytest.raises(UserError, match=r"model\.depth differ"):
-        other._find_first_whole()
+        other.find()
 
 
 def test_verify_accepts_what_publish_wrote(tmp_path):

@@ -124,6 +124,16 @@ def test_past_the_budget_all_ranks_stop_and_name_the_sample(corpus, tmp_path):
     assert not list((tmp_path / "checkpoints").glob("step-*"))  # weights are looked at before they are kept
 
 
+def test_the_count_goes_on_after_a_resume(corpus, tmp_path):
+    """One step is left out before the checkpoint of step 3, and one after it, in another start: past a budget of 1."""
+    words = ("train.nonfinite_budget=1", "checkpoint.every=3", "train.steps=3")
+    assert run_ranks(train_planted, 2, small_config(corpus, tmp_path, OBJECTIVE, *words), sharding(1), "voxel", {1})
+    longer = small_config(corpus, tmp_path, OBJECTIVE, *words[:2], "train.steps=6")
+    first, second = run_ranks(train_planted, 2, longer, sharding(1), "voxel", {0})
+    assert first == second
+    assert "2 such steps exceed train.nonfinite_budget=1" in first
+
+
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, on_gpu])])
 def test_found_inf_leaves_weights_moments_and_the_count_of_steps_as_they_are(device):
     weight = torch.nn.Parameter(torch.ones(5, device=device))

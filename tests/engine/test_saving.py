@@ -137,6 +137,18 @@ def signal_the_job(run: Run) -> None:
     run.checkpointer.finish()
 
 
+def find_a_cut_file(run: Run) -> str:
+    """Each rank reads its share of the files, and both learn what one of them has found."""
+    for step in (1, 2):
+        run.save_whole(step)
+    torch.distributed.barrier()
+    if run.rank == 0:
+        os.truncate(run.checkpointer.folder / "step-00000002" / "rank-00001.safetensors", 100)
+    torch.distributed.barrier()
+    found = run.checkpointer.find()
+    return "" if found is None else found.name
+
+
 SCENES: dict[str, Callable[[Run], Any]] = {
     "train on": train_on,
     "kill writer 0": partial(kill_a_writer, victim=0),
@@ -144,6 +156,7 @@ SCENES: dict[str, Callable[[Run], Any]] = {
     "full": find_a_full_disk,
     "fills": fill_the_disk,
     "signals": signal_the_job,
+    "cut": find_a_cut_file,
 }
 
 
@@ -207,6 +220,10 @@ def test_a_disk_that_fills_while_writing_is_said_in_one_line(played):
 
 def test_a_signal_to_the_whole_job_does_not_end_a_writer(played):
     assert whole_steps(played[0] / "signals") == [1]
+
+
+def test_a_cut_file_is_found_by_all_ranks(played):
+    assert played[1]["cut"] == "step-00000001"
 
 
 def die_while_writing(rank: int, run_dir: Path) -> None:
