@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -30,13 +30,15 @@ from mri_fm.data.schema import (
 from mri_fm.errors import UserError
 from mri_fm.volume.canonical import MAX_SPACING_MM, MIN_FIELD_OF_VIEW_MM
 from preprocessing.archive import open_archive
+from preprocessing.datasets.adapter import PHANTOM, PRETRAINING_ONLY, Knowledge
+from preprocessing.datasets.contrast import contrast_of
 from preprocessing.discover import Input, find_inputs, fingerprint, list_files
 from preprocessing.files import checksum, read_object, write_text
-from preprocessing.knowledge import PHANTOM, Knowledge, contrast_of, know
+from preprocessing.knowledge import AUTO, check_dataset, know
 from preprocessing.plan import keep_first, plan_shards, shard_size, split_of
 from preprocessing.privacy import make_key, read_key
 from preprocessing.runner import Runner, task_runner
-from preprocessing.tables import read_ledger, write_corpus_file, write_ledger, write_manifest
+from preprocessing.tables import OWN_COLUMNS, read_ledger, write_corpus_file, write_ledger, write_manifest
 from preprocessing.tasks import DONE_DIR, SCRATCH_DIR, Decision, Member, ShardTask, crashed, examine, is_intact, write_task
 
 ALGORITHM = 1  # raise it when the voxels that a build writes change
@@ -51,7 +53,8 @@ LOCK_FILE = "private/lock"
 class Spec:
     """What decides a corpus besides its inputs.
 
-    `max_spacing` in mm; `shard_bytes` of uncompressed payload per shard at most; `codec` of the payloads.
+    `dataset`: the adapter that all inputs must obey, "auto" for each input's own; `max_spacing` in mm; `shard_bytes` of
+    uncompressed payload per shard at most; `codec` of the payloads.
     """
 
     max_spacing: float = MAX_SPACING_MM
@@ -59,6 +62,7 @@ class Spec:
     test_fraction: float = 0.0
     shard_bytes: int = 1_000_000_000
     codec: str = RAW.name
+    dataset: str = AUTO
 
     def __post_init__(self) -> None:
         if not 0 < self.max_spacing < 100:
@@ -68,6 +72,7 @@ class Spec:
         if self.shard_bytes < 1:
             raise UserError(f"--shard-bytes {self.shard_bytes} must be positive")
         check_codecs([self.codec], "--codec")
+        check_dataset(self.dataset)
 
     def resolved(self) -> dict[str, Any]:
         """Everything that decides the bytes, as corpus.json states it."""
@@ -120,11 +125,11 @@ def build(
         inputs = find_inputs(raw, files)
         if not inputs:
             raise UserError(f"no scan in {raw}: put NIfTI, MGZ, MINC, PAR/REC or DICOM files there")
-        knowledge = know(raw, inputs, secret)
+        knowledge = know(raw, files, inputs, secret, spec.dataset)
         for name in (STATE_FILE, CORPUS_FILE):  # from here on the corpus is incomplete
             (out / name).unlink(missing_ok=True)
         with task_runner(workers, scheduler) as run:
-            decisions = _decide(run, raw, out, inputs, files, spec)
+            decisions = _decide(run, raw, out, inputs, files, spec, knowledge)
             content = _write(run, raw, out, spec, inputs, knowledge, decisions)
         _finish(out, content, report)
         write_text(out / STATE_FILE, state, mode=0o600)
@@ -138,6 +143,9 @@ def summary(content: dict[str, Any]) -> str:
         "{inputs} inputs = {accepted} accepted + {duplicate} duplicate + {refused} refused".format(**counts),
         "{distinct_brains} distinct brains, {templates} templates, {variants} variants".format(**counts),
     ]
+    if counts["pretraining_only"]:
+        lines.append(f"{counts['pretraining_only']} volumes of labelled data sets have no label: for pretraining only")
+    lines.append("layouts: " + ", ".join(f"{name} {number}" for name, number in counts["by_layout"].items()))
     codes = ", ".join(f"{code} {number}" for code, number in counts["by_code"].items() if code != "duplicate")
     return "\n".join([*lines, f"refused: {codes}"] if codes else lines)
 
@@ -196,18 +204,30 @@ def _secret(out: Path, given: Path | None) -> bytes:
 
 
 def _decide(
-    run: Runner, raw: Path, out: Path, inputs: list[Input], files: dict[str, tuple[int, int]], spec: Spec
-) -> dict[str, Decision]:
-    """Pass 1, but for inputs that an earlier pass under the same spec has seen unchanged."""
-    marked = [(item, fingerprint(item, files)) for item in inputs]
+    run: Runner, raw: Path, out: Path, inputs: list[Input], files: dict[str, tuple[int, int]], spec: Spec,
+    knowledge: dict[str, Knowledge],
+) -> dict[str, Decision]:  # fmt: skip
+    """Pass 1, but for inputs that a rule excludes, or that an earlier pass under the same spec has seen unchanged."""
+    excluded = {path: k.excluded for path, k in knowledge.items() if k.excluded}
+    marked = [(item, fingerprint(item, files)) for item in inputs if item.source_path not in excluded]
     known = _known_decisions(out, spec)
     todo = [(i, mark) for i, mark in marked if i.source_path not in known or known[i.source_path].fingerprint != mark]
     examined = run(partial(examine, str(raw), spec.max_spacing), todo, "examine", crashed)
     known.update({decision.source_path: decision for decision in examined})
-    decisions = {item.source_path: known[item.source_path] for item in inputs}
+    decisions = {item.source_path: known[item.source_path] for item, _ in marked}
     content = {"spec": spec.hash(), "decisions": [asdict(d) for d in decisions.values()]}
     write_text(out / DECISIONS_FILE, json.dumps(content), mode=0o600)
-    return decisions
+    return {i.source_path: _by_rule(i, knowledge[i.source_path], decisions.get(i.source_path)) for i in inputs}
+
+
+def _by_rule(item: Input, knowledge: Knowledge, decision: Decision | None) -> Decision:
+    """The decision, or the exclusion by a rule that a data set's adapter knows; these are not kept, since tables may change."""
+    broken = knowledge.excluded
+    if decision is not None and not broken and not decision.code:
+        broken = knowledge.intensity.broken(decision.mean, decision.std)
+    if decision is not None and not broken:
+        return decision
+    return Decision(item.source_path, "", "excluded_by_rule", f"{knowledge.dataset}: {broken}")
 
 
 def _known_decisions(out: Path, spec: Spec) -> dict[str, Decision]:
@@ -236,7 +256,8 @@ def _write(
     records = run(write_task, tasks, "write shards")
     facts = {key: row for record in records for key, row in record["rows"].items()}
     stored = {"codec": spec.codec}
-    rows = [_manifest_row(m, knowledge[path], splits[path], stored | facts[m.key]) for path, m in members.items()]
+    uids = _duplicate_uids(knowledge, decisions, kept)
+    rows = [_manifest_row(m, knowledge[p], splits[p], stored | facts[m.key] | uids.get(p, {})) for p, m in members.items()]
     write_manifest(out, sorted(rows, key=lambda row: row["key"]))
     ledger = _ledger_rows(decisions, kept, members)
     write_ledger(out, ledger)
@@ -244,7 +265,7 @@ def _write(
     checksums = {path: value for record in records for path, value in record["checksums"].items()}
     return {
         "format_version": FORMAT_VERSION,
-        "counts": _counts(ledger, rows),
+        "counts": _counts(ledger, rows, knowledge),
         "spec": spec.resolved(),
         "spec_hash": spec.hash(),
         "checksums": dict(sorted(checksums.items())),
@@ -272,8 +293,19 @@ def _shard_tasks(
     return tasks
 
 
+def _duplicate_uids(
+    knowledge: dict[str, Knowledge], decisions: dict[str, Decision], kept: dict[str, str]
+) -> dict[str, dict[str, str]]:
+    """The names of a kept scan's duplicates, by its source path: published splits may list any of them."""
+    uids: dict[str, set[str]] = defaultdict(set)
+    for path, decision in decisions.items():
+        first = path if decision.code else kept[decision.content_hash]
+        uids[first] |= {knowledge[path].scan_uid} - {"", knowledge[first].scan_uid}
+    return {path: {"duplicate_uids": " ".join(sorted(found))} for path, found in uids.items() if found}
+
+
 def _manifest_row(member: Member, knowledge: Knowledge, split: str, facts: dict[str, Any]) -> dict[str, Any]:
-    about = {name: getattr(knowledge, name) for name in ("dataset", "subject", "session", "kind", "base")}
+    about = {name: getattr(knowledge, name) for name in ("dataset", "subject", "session", *OWN_COLUMNS)}
     own = {"key": member.key, "contrast": member.contrast, "split": split, "content_hash": member.content_hash}
     return {**knowledge.labels, **about, **own, **facts}
 
@@ -292,7 +324,9 @@ def _ledger_rows(decisions: dict[str, Decision], kept: dict[str, str], members: 
     return rows
 
 
-def _counts(ledger: Sequence[dict[str, str]], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _counts(
+    ledger: Sequence[dict[str, str]], rows: Sequence[dict[str, Any]], knowledge: dict[str, Knowledge]
+) -> dict[str, Any]:
     decisions = Counter(row["decision"] for row in ledger)
     kinds = Counter(row["kind"] for row in rows)
     return {
@@ -302,6 +336,8 @@ def _counts(ledger: Sequence[dict[str, str]], rows: Sequence[dict[str, Any]]) ->
         "templates": kinds["template"],
         "variants": kinds["variant"],
         "by_code": dict(sorted(Counter(row["code"] for row in ledger if row["code"]).items())),
+        "by_layout": dict(sorted(Counter(k.adapter for k in knowledge.values()).items())),
+        "pretraining_only": sum(row.get(PRETRAINING_ONLY) == "1" for row in rows),
     }
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from mri_fm.data.codecs import CODECS, RAW
 from mri_fm.errors import UserError, run_main
+from preprocessing.datasets.registry import ADAPTERS
+from preprocessing.knowledge import AUTO
 
 NO_ROOM_OR_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
@@ -25,7 +27,7 @@ def main() -> None:
     from preprocessing.build import Spec, build, summary  # after parsing: this import takes seconds, in every worker too
     from preprocessing.report import write_report
 
-    fields = ("max_spacing", "val_fraction", "test_fraction", "shard_bytes", "codec")
+    fields = ("dataset", "max_spacing", "val_fraction", "test_fraction", "shard_bytes", "codec")
     spec = Spec(**{name: getattr(arguments, name) for name in fields})
     options = {"workers": arguments.workers, "scheduler": arguments.scheduler, "key": arguments.key}
     try:
@@ -40,9 +42,19 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m preprocessing.build_shards", description="Turn raw MRI into a corpus.")
+    layouts = "\n".join(f"  {adapter.name:<10} {adapter.layout}" for adapter in ADAPTERS.values())
+    parser = argparse.ArgumentParser(
+        prog="python -m preprocessing.build_shards",
+        description="Turn raw MRI into a corpus.",
+        epilog=f"data sets whose layout, labels and exclusions are known (docs/datasets.md):\n{layouts}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--raw", type=Path, required=True, help="folder of scans, any layout; only read")
     parser.add_argument("--out", type=Path, required=True, help="the corpus folder")
+    parser.add_argument(
+        "--dataset", default=AUTO, choices=(AUTO, *ADAPTERS), metavar="NAME",
+        help="the data set that every scan must belong to; auto (default): each is told by its path, see below",
+    )  # fmt: skip
     parser.add_argument("--max-spacing", type=float, default=6.5, help="refuse volumes whose voxels lie further apart, mm")
     parser.add_argument("--val-fraction", type=float, default=0.1, help="share of subjects for validation")
     parser.add_argument("--test-fraction", type=float, default=0.0, help="share of subjects for tests")

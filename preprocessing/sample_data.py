@@ -25,7 +25,7 @@ from nibabel.processing import resample_to_output, smooth_image
 from tqdm import tqdm
 
 from mri_fm.errors import UserError, run_main
-from preprocessing.knowledge import PHANTOM
+from preprocessing.datasets.adapter import PHANTOM
 from preprocessing.rendering import plan_renderings, render
 from preprocessing.rendering_anatomy import Anatomy, AnatomyFiles, load_anatomy
 

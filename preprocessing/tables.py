@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 
 from mri_fm.data.schema import CORPUS_FILE, LEDGER, LEDGER_FILE, MANIFEST, MANIFEST_FILE
 from mri_fm.errors import UserError
+from preprocessing.datasets.table import MISSING_VALUES
 from preprocessing.files import write_text
-from preprocessing.knowledge import MISSING_VALUES
 
 NUMBERS = ((re.compile(r"-?(0|[1-9]\d*)"), int, pa.int64()),
            (re.compile(r"-?((0|[1-9]\d*)(\.\d*)?|\.\d+)(e[-+]?\d+)?", re.IGNORECASE), float, pa.float64()))  # fmt: skip
-TEXT_COLUMNS = ("kind", "base", "rendering")  # names, even where they look like numbers
+OWN_COLUMNS = ("kind", "base", "scan_uid")  # of every manifest, beside those of the schema
+TEXT_COLUMNS = (*OWN_COLUMNS, "duplicate_uids", "rendering")  # names, even where they look like numbers
 
 
 def write_manifest(corpus: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -27,11 +28,11 @@ def write_manifest(corpus: Path, rows: Sequence[dict[str, Any]]) -> None:
 
     Args:
         corpus: its folder.
-        rows: the columns of `MANIFEST`, `kind`, `base`, and label columns as text; a column that some rows lack is null there.
+        rows: the columns of `MANIFEST`, `OWN_COLUMNS`, and label columns as text; a column that some rows lack is null there.
     """
     table = pa.Table.from_pylist([{name: row[name] for name in MANIFEST.names} for row in rows], MANIFEST)
     names = {name: None for row in rows for name in row if name not in MANIFEST.names}
-    for name in ["kind", "base", *(n for n in sorted(names) if n not in ("kind", "base"))]:
+    for name in [*OWN_COLUMNS, *(n for n in sorted(names) if n not in OWN_COLUMNS)]:
         values = [row.get(name) for row in rows]
         table = table.append_column(name, pa.array(values, pa.string()) if name in TEXT_COLUMNS else label_column(values))
     _write_parquet(table, corpus / MANIFEST_FILE, 0o644)

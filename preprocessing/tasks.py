@@ -27,7 +27,10 @@ DONE_DIR = "private/done"
 
 @dataclass(frozen=True)
 class Decision:
-    """What pass 1 found out about an input: a refusal's code and reason, or the hash and the size of its payload."""
+    """What pass 1 found out about an input: a refusal's code and reason, or the hash and the size of its payload.
+
+    `mean` and `std` are of the whole volume, in units of the source.
+    """
 
     source_path: str
     fingerprint: str
@@ -35,6 +38,8 @@ class Decision:
     reason: str = ""
     content_hash: str = ""
     payload_bytes: int = 0
+    mean: float = 0.0
+    std: float = 0.0
     info: dict[str, str] = field(default_factory=dict)
 
 
@@ -84,8 +89,9 @@ def examine(raw: str, max_spacing: float, marked: tuple[Input, str]) -> Decision
         canonical, cropped, info = load(Path(raw), item, max_spacing)
     except Refusal as refusal:
         return Decision(item.source_path, fingerprint, refusal.code, refusal.reason)
+    mean, std = canonical.source_moments()
     content_hash = canonical.content_hash()
-    return Decision(item.source_path, fingerprint, "", "", content_hash, cropped.voxels.nbytes, info)
+    return Decision(item.source_path, fingerprint, "", "", content_hash, cropped.voxels.nbytes, mean, std, info)
 
 
 def crashed(marked: tuple[Input, str]) -> Decision:

@@ -47,6 +47,11 @@ class Canonical:
         digest.update(repr((self.voxels.shape, [round(s + ROUNDING_SHIFT_MM, 3) for s in self.spacing])).encode())
         return digest.hexdigest()
 
+    def source_moments(self) -> tuple[float, float]:
+        """Mean and standard deviation of all voxels, in units of the source."""
+        mean = float(self.voxels.mean(dtype=np.float64))
+        return mean * self.scale + self.offset, float(self.voxels.std(dtype=np.float64)) * abs(self.scale)
+
 
 @dataclass(frozen=True)
 class Crop:

@@ -40,7 +40,7 @@ CODES = {
     "non_finite": Code("NaN or infinite voxels inside the head, where nothing can stand in for them", "export it again"),
     "no_foreground": Code("no connected object stands out from the background", LEAVE),
     "non_human": Code("the header or sidecar names another species", LEAVE),
-    "excluded": Code("excluded by a rule of its data set", "see the data set's adapter, which states the rule"),
+    "excluded_by_rule": Code("excluded by a rule of its data set", "see docs/datasets.md, which states the rule"),
     "duplicate": Code("the same voxels on the same grid as another input", "nothing: the other one is in the corpus"),
 }
 """The ledger's `code` column holds a key of this, or "" where the input is accepted."""

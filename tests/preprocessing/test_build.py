@@ -23,6 +23,7 @@ from preprocessing import tasks
 from preprocessing.build import Spec, build, summary
 from preprocessing.files import checksum
 from tests.corpora import SPEC, flipped, resampled, small_raw, write_labels
+from tests.replicas import build_replica
 from tests.volume.test_dicom import write_series
 
 SAMPLES = Path(nibabel.__file__).parent / "tests" / "data"
@@ -104,7 +105,7 @@ def test_corpus_file_covers_everything(corpus: Path) -> None:
         assert value == checksum(corpus / path)
     counts = content["counts"]
     assert counts == {"inputs": 8, "accepted": 8, "duplicate": 0, "refused": 0, "distinct_brains": 8, "templates": 0,
-                      "variants": 0, "by_code": {}}  # fmt: skip
+                      "variants": 0, "by_code": {}, "by_layout": {"folder": 8}, "pretraining_only": 0}  # fmt: skip
     assert content["spec"]["shard_bytes"] == SPEC.shard_bytes
     assert summary(content).startswith("8 inputs = 8 accepted + 0 duplicate + 0 refused")
 
@@ -331,3 +332,31 @@ def test_a_phantom_is_no_brain(tmp_path: Path) -> None:
     write_labels(raw, ["path", "kind"], [["head.nii", "individual"], ["bottle.nii", "phantom"]])
     counts = build(raw, tmp_path / "corpus")[0]["counts"]
     assert (counts["accepted"], counts["distinct_brains"]) == (2, 1)
+
+
+def test_a_data_set_by_its_rules(tmp_path: Path) -> None:
+    """Exclusions by path and by intensity are in the ledger, ids and labels in the manifest, and tables may change later."""
+    raw = build_replica("nacc", tmp_path / "raw", people=2)
+    content, _ = build(raw, tmp_path / "corpus", SPEC)
+    rules = {path.rpartition("_")[2]: row["reason"] for path, row in ledger(tmp_path / "corpus").items() if row["code"]}
+    assert {row["code"] for row in ledger(tmp_path / "corpus").values()} == {"", "excluded_by_rule"}
+    assert rules["I899002.nii.gz"] == "NACC: multi-echo"
+    assert rules["I899004.nii.gz"].startswith("NACC: mean ")
+    assert rules["I899005.nii.gz"].startswith("NACC: standard deviation ")
+    rows = {row["scan_uid"]: row for row in manifest(tmp_path / "corpus").values()}
+    assert sorted(rows) == ["I800000", "I800001", "I800010", "I800011", "I899000", "I899001"]
+    assert (rows["I800010"]["subject"], rows["I800010"]["naccudsd"], rows["I899000"]["naccudsd"]) == ("NACC900001", 4, None)
+    assert (content["counts"]["by_layout"], content["counts"]["pretraining_only"]) == ({"nacc": 10}, 2)
+    assert "layouts: nacc 10" in summary(content)
+    (raw / "investigator_nacc69.csv").write_text((raw / "investigator_nacc69.csv").read_text().replace(",4,", ",3,"))
+    assert build(raw, tmp_path / "corpus", SPEC)[1]
+    assert {row["scan_uid"]: row for row in manifest(tmp_path / "corpus").values()}["I800010"]["naccudsd"] == 3
+
+
+def test_names_of_duplicates_stay_known(tmp_path: Path) -> None:
+    raw = build_replica("adni", tmp_path / "raw", people=2, clean=True)
+    first = next(raw.rglob("*_I900000.nii"))
+    shutil.copy(first, first.with_name(first.name.replace("I900000", "I900099")))
+    build(raw, tmp_path / "corpus", SPEC)
+    row = next(row for row in manifest(tmp_path / "corpus").values() if row["scan_uid"] == "I900000")
+    assert row["duplicate_uids"] == "I900099"

@@ -1,4 +1,4 @@
-"""Who and what a scan is: labels.csv, BIDS, names; and the rows that are refused."""
+"""Who and what a scan is: which adapter speaks, labels.csv over all of them, and the rows that are refused."""
 
 import json
 from pathlib import Path
@@ -6,30 +6,18 @@ from pathlib import Path
 import pytest
 
 from mri_fm.errors import UserError
+from preprocessing.datasets.adapter import Knowledge
 from preprocessing.discover import find_inputs, list_files
-from preprocessing.knowledge import Knowledge, contrast_of, know
+from preprocessing.knowledge import know
 from preprocessing.privacy import pseudonym
 from tests.preprocessing.test_discover import touch
 
 KEY = b"secret"
 
 
-def learn(raw: Path) -> dict[str, Knowledge]:
-    return know(raw, find_inputs(raw, list_files(raw)), KEY)
-
-
-@pytest.mark.parametrize(
-    ("name", "contrast"),
-    [
-        ("sub-01_T1w", "T1"), ("IXI159-Guys-0810-T1", "T1"), ("BraTS-GLI-02597-100-t1n", "T1"), ("x-t1c", "T1"),
-        ("brain_t10", ""),
-        ("BraTS-GLI-02597-100-t2w", "T2"), ("case-t2f", "T2"), ("OAS31092_d0203_T2w", "T2"), ("sag_3D_SPACE", "T2"),
-        ("sub-01_T2starw", "T2STAR"), ("Axial T2* GRE", "T2STAR"), ("t2_star", "T2STAR"), ("t2_flair_sag", "FLAIR"),
-        ("ADNI_MPRAGE_S123", "T1"), ("IR-FSPGR", "T1"), ("heart_start", ""), ("agreed", ""), ("aerospace", ""),
-    ],
-)  # fmt: skip
-def test_contrast_keywords(name: str, contrast: str) -> None:
-    assert contrast_of(name, {}) == contrast
+def learn(raw: Path, dataset: str = "auto", key: bytes = KEY) -> dict[str, Knowledge]:
+    files = list_files(raw)
+    return know(raw, files, find_inputs(raw, files), key, dataset)
 
 
 def test_sidecar_speaks_where_the_name_does_not(tmp_path: Path) -> None:
@@ -43,6 +31,28 @@ def test_sidecar_speaks_where_the_name_does_not(tmp_path: Path) -> None:
         "c.nii": "",
         "d.nii": "",
     }
+
+
+def test_each_scan_is_told_by_its_own_layout(tmp_path: Path) -> None:
+    touch(tmp_path, "IXI159-Guys-0810-T1.nii.gz", "ds000001/sub-1/anat/sub-1_T1w.nii", "x/IXI15-T1.nii")
+    found = {path: (k.adapter, k.dataset) for path, k in learn(tmp_path).items()}
+    assert found == {
+        "IXI159-Guys-0810-T1.nii.gz": ("ixi", "IXI"),
+        "ds000001/sub-1/anat/sub-1_T1w.nii": ("bids", "ds000001"),
+        "x/IXI15-T1.nii": ("folder", "unknown"),
+    }
+
+
+def test_a_named_data_set_excludes_other_layouts_and_may_claim_what_another_would(tmp_path: Path) -> None:
+    touch(tmp_path, "IXI159-Guys-0810-T1.nii.gz", "sub-OAS31092_ses-d0203_T2w.nii.gz", "sub-1/anat/sub-1_T1w.nii")
+    assert {path: k.excluded for path, k in learn(tmp_path, "ixi").items()} == {
+        "IXI159-Guys-0810-T1.nii.gz": "",
+        "sub-OAS31092_ses-d0203_T2w.nii.gz": "not in the layout of ixi",
+        "sub-1/anat/sub-1_T1w.nii": "not in the layout of ixi",
+    }
+    assert {(k.adapter, k.excluded) for k in learn(tmp_path, "folder").values()} == {("folder", "")}
+    with pytest.raises(UserError, match="--dataset mars is no known data set: take auto, adni"):
+        learn(tmp_path, "mars")
 
 
 def test_bids_with_participants(tmp_path: Path) -> None:
@@ -113,6 +123,7 @@ def test_pseudonyms_need_the_key_and_join_contrasts_of_one_person(tmp_path: Path
         ("path\nmissing.nii\n", "line 2: no scan at 'missing.nii'"),
         ("path\na.nii\na.nii\n", "line 3: 'a.nii' has a row already"),
         ("path,kind\na.nii,robot\n", "line 2: kind 'robot'"),
+        ("path,scan_uid\nb.nii,1\n", "line 2: no scan at 'b.nii'"),
         ("path,contrast\na.nii,t1\n", "line 2: contrast 't1'"),
         ("path,checksum\na.nii,1\n", "the column 'checksum'"),
         ("path,note\na.nii,b,c\n", "line 2: more values than columns"),

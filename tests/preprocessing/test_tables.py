@@ -54,4 +54,4 @@ def test_manifest_schema_of_a_real_corpus(corpus: Path) -> None:
     schema = pq.read_schema(corpus / "manifest.parquet")
     assert schema.names[: len(MANIFEST)] == MANIFEST.names
     assert all(schema.field(name).type == MANIFEST.field(name).type for name in MANIFEST.names)
-    assert schema.names[len(MANIFEST) :] == ["kind", "base", "group"]
+    assert schema.names[len(MANIFEST) :] == ["kind", "base", "scan_uid", "group"]
