@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from torch import Tensor, nn
 from mri_fm.errors import UserError
 from mri_fm.export.folder import Exported, read_folder, read_weights
 from mri_fm.export.maps import scan_map, token_grid_map
+from mri_fm.export.plausible import require_no_ct, unusual_extent
 from mri_fm.export.spec import InputScan
 from mri_fm.models.vit import VisionTransformer
 from mri_fm.volume.dicom import is_dicom
-from mri_fm.volume.prepare import prepare_files, prepare_volume
+from mri_fm.volume.prepare import Prepared, prepare_files, prepare_volume
 from mri_fm.volume.read import Volume
 from mri_fm.volume.refusal import Refusal
 
@@ -54,24 +56,24 @@ class Encoder(nn.Module):
         return self.network(x_BCZYX, spacing_B3=spacing_B3)
 
     def prepare(self, scan: ScanSource) -> InputScan:
-        """Read, orient, quantise and crop a scan exactly as the corpus build does.
+        """Read, orient, quantise and crop a scan exactly as the corpus build does; a head of unusual extent is warned of.
 
         Args:
             scan: an image file in any format that the build reads, the folder of a DICOM series, or a volume in memory.
 
         Raises:
-            UserError: the scan is refused, and why.
+            UserError: the scan is refused by the rules of the build, or looks like CT, and why.
         """
         spec = self.exported.spec
+        name = "the given volume" if isinstance(scan, Volume) else os.fspath(scan)
         try:
-            if isinstance(scan, Volume):
-                return InputScan(prepare_volume(scan, max_spacing=spec.max_spacing), spec)
-            path = Path(scan)
-            files = _series_files(path) if path.is_dir() else [path]
-            return InputScan(prepare_files(files, series=path.is_dir(), max_spacing=spec.max_spacing), spec)
+            prepared = _prepared(scan, spec.max_spacing)
+            require_no_ct(prepared)
         except Refusal as refusal:
-            name = "the given volume" if isinstance(scan, Volume) else scan
             raise UserError(f"{name} is refused: {refusal}") from refusal
+        if unusual := unusual_extent(prepared):
+            warnings.warn(f"{name}: {unusual}", stacklevel=2)
+        return InputScan(prepared, spec)
 
     def embed(self, scans: ScanSource | Sequence[ScanSource], *, batch_size: int = 4) -> Tensor:
         """One vector for each scan, the mean over its tokens.
@@ -159,6 +161,14 @@ def load_encoder(folder: str | os.PathLike[str]) -> Encoder:
     network = plain.build()
     network.load_state_dict(weights)
     return Encoder(network, exported).eval()
+
+
+def _prepared(scan: ScanSource, max_spacing: float) -> Prepared:
+    if isinstance(scan, Volume):
+        return prepare_volume(scan, max_spacing=max_spacing)
+    path = Path(scan)
+    files = _series_files(path) if path.is_dir() else [path]
+    return prepare_files(files, series=path.is_dir(), max_spacing=max_spacing)
 
 
 def _series_files(folder: Path) -> list[Path]:
