@@ -34,10 +34,10 @@ class ValConfig:
 
 @dataclass
 class ObserveConfig:
-    """RankMe and feature standard deviation on a fixed batch; every 0: never."""
+    """What a fixed batch of training volumes and the optimizer's step say of the run's health (docs/watching.md)."""
 
-    every: int = 10
-    samples: int = 16  # volumes in the fixed batch
+    every: int = 200  # steps between observations, beside those after the first and the last step; 0: never
+    samples: int = 16  # volumes in the fixed batch, shared out over the ranks; ranks of features cannot exceed it
 
 
 @dataclass

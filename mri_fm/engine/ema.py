@@ -19,6 +19,15 @@ def _local(parameter: nn.Parameter) -> Tensor:
     return parameter.data if shard is None else shard.data
 
 
+def _without_padding(parameter: nn.Parameter, values: Tensor) -> Tensor:
+    """What of a shard belongs to the parameter: the last ones are longer than what is left for them."""
+    shard = getattr(parameter, "ds_tensor", None)
+    if shard is None:
+        return values
+    left = parameter.ds_numel - parameter.ds_zero_partition_rank * shard.ds_numel  # type: ignore[attr-defined]
+    return values.view(-1)[: max(0, min(shard.ds_numel, left))]
+
+
 class EMA:
     """Moves teacher parameters towards their students at optimizer boundaries.
 
@@ -48,6 +57,15 @@ class EMA:
             weight = (1.0 - momentum) * (1.0 - skipped)
             torch._foreach_lerp_(self.masters, students, [weight.expand_as(master) for master in self.masters])
         self.publish()
+
+    @torch.no_grad()
+    def squares(self) -> Tensor:
+        """Σ |student − teacher|² and Σ |student|² over what this rank holds, float32 (2,): at stage 3 its shards, else all."""
+        students = [_without_padding(student, _local(student)).float() for student in self.students]
+        teachers = [_without_padding(*pair) for pair in zip(self.students, self.masters, strict=True)]
+        apart, whole = torch._foreach_sub(students, teachers), students
+        sums = [torch.stack(torch._foreach_norm(values)).square().sum() for values in (apart, whole)]
+        return torch.stack(sums)
 
     @torch.no_grad()
     def publish(self) -> None:

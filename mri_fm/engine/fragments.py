@@ -51,7 +51,7 @@ class State(Protocol):
 
 
 @dataclass(frozen=True)
-class _Owned:
+class Owned:
     """Elements of a trained parameter for which this rank steps the optimizer: a range of one of the optimizer's tensors."""
 
     master: Tensor
@@ -61,6 +61,7 @@ class _Owned:
     replicated: bool = False
 
     def fragment(self, kind: str, name: str, tensor: Tensor) -> Fragment:
+        """The part of `tensor`, which is laid out as `master` is."""
         values_N = tensor.detach().view(-1).narrow(0, self.offset, self.size)
         return Fragment(kind, name, self.start, values_N, self.replicated)
 
@@ -83,6 +84,21 @@ def whole_shapes(module: nn.Module) -> dict[str, list[int]]:
     """The shapes of all parameters and persistent buffers, whole, by name."""
     parameters = {name: list(getattr(p, "ds_shape", p.shape)) for name, p in module.named_parameters()}
     return parameters | {name: list(buffer.shape) for name, buffer in _persistent_buffers(module)}
+
+
+def owned_parts(engine: Any) -> Iterator[tuple[str, nn.Parameter, Owned]]:
+    """The trained parameters of which this rank steps a part, by name."""
+    for name, parameter in engine.module.named_parameters():
+        owned = _owned(engine.optimizer, parameter) if parameter.requires_grad else None
+        if owned is not None and owned.size:
+            yield name, parameter, owned
+
+
+def optimizer_state(engine: Any, owned: Owned) -> tuple[Tensor, dict[str, Tensor]]:
+    """The fp32 weights of an owned part, and its moments with the number of steps under "step"; all flat and live."""
+    state = _moments(_inner(engine.optimizer), owned.master)
+    parts = {kind: state[kind].view(-1).narrow(0, owned.offset, owned.size) for kind in MOMENTS}
+    return owned.master.detach().view(-1).narrow(0, owned.offset, owned.size), parts | {"step": state["step"]}
 
 
 def optimizer_step(engine: Any) -> int:
@@ -114,20 +130,20 @@ def _trained(optimizer: Any, name: str, parameter: nn.Parameter) -> Iterator[Fra
         yield owned.fragment(kind, name, moments[kind])
 
 
-def _owned(optimizer: Any, parameter: Any) -> _Owned | None:
+def _owned(optimizer: Any, parameter: Any) -> Owned | None:
     """Where the optimizer keeps this rank's part of a trained parameter; None if it has no part of it."""
     if _is_stage_3(optimizer):
         group, offset, _ = optimizer.grad_position[optimizer.get_param_id(parameter)]
         start, size = _shard_range(parameter)
-        return _Owned(optimizer.fp32_partitioned_groups_flat[group], offset, start, size)
+        return Owned(optimizer.fp32_partitioned_groups_flat[group], offset, start, size)
     if not hasattr(optimizer, "single_partition_of_fp32_groups"):  # stage 0: torch's own AdamW
-        return _Owned(parameter, 0, 0, parameter.numel(), replicated=True)
+        return Owned(parameter, 0, 0, parameter.numel(), replicated=True)
     mapping = parameter._hp_mapping
     if mapping is None:
         return None
     inner, outer = mapping.hp_fragment_address, mapping.lp_fragment_address
     master = optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
-    return _Owned(master, inner.start, outer.start, inner.numel)
+    return Owned(master, inner.start, outer.start, inner.numel)
 
 
 def _frozen(name: str, parameter: Any, average: Tensor | None) -> Iterator[Fragment]:

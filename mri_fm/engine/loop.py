@@ -28,7 +28,7 @@ from mri_fm.engine.ema import EMA
 from mri_fm.engine.environment import Environment, on_rank_0
 from mri_fm.engine.feeding import build_loader
 from mri_fm.engine.identity import identity
-from mri_fm.engine.monitor import Monitor, is_due
+from mri_fm.engine.monitor import Monitor, finite, is_due
 from mri_fm.engine.nonfinite import NonfiniteGuard
 from mri_fm.engine.schedules import optimizer_schedules
 from mri_fm.engine.setup import build_engine, resolve_precision
@@ -112,7 +112,7 @@ class Trainer:
         train = config.train
         self.schedules = optimizer_schedules(config.optim, train.steps, train.global_batch)
         self.schedules |= self.objective.schedules(train.steps)
-        self.monitor = Monitor(self.engine, config, corpus, environment)
+        self.monitor = Monitor(self.engine, self.ema, config, corpus, environment)
         self.guard = NonfiniteGuard(self.engine, config.train.nonfinite_budget, environment)
         window = config.profile.window() if environment.is_main else range(0)
         self.profiler = StepProfiler(window, self.run_dir, environment.device)
@@ -157,6 +157,7 @@ class Trainer:
         )
         try:
             for step in range(start, train.steps):
+                self.monitor.expect(step + 1)
                 with self.profiler.step(step + 1):
                     parts = self._step(step, batches, meter)
                 stopping = self.control.agree()
@@ -215,7 +216,7 @@ class Trainer:
         record: Record = {"step": done, "samples": done * self.config.train.global_batch, **self._fetch(parts)}
         record |= {
             "lr": float(self.schedules["lr"][done - 1]),
-            "grad_norm": _finite(float(self.guard.norm())),
+            "grad_norm": finite(float(self.guard.norm())),
             "skips": self.control.skipped.total,
             "nonfinite_steps": self.guard.total,
             **meter.report(),
@@ -223,7 +224,7 @@ class Trainer:
         }
         if watched:
             with meter.paused():
-                record |= self.monitor.watch(done, self.schedules)
+                record |= self.monitor.watch(done, self.schedules, self.guard.norm(), float(record["step_time"] or 0.0))
         if recorder is not None:
             recorder.write(record)
             tqdm.write(_line(record))
@@ -234,11 +235,7 @@ class Trainer:
         values = torch.stack([parts[name].double() for name in names])
         torch.distributed.all_reduce(values)
         means = (values / self.environment.world).tolist()
-        return {name: _finite(mean) for name, mean in zip(names, means, strict=True)}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+        return {name: finite(mean) for name, mean in zip(names, means, strict=True)}
 
 
 def _line(record: Record) -> str:

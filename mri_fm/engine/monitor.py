@@ -1,12 +1,10 @@
-"""What is looked at beside the loop: the collapse metrics of a fixed batch and the validation loss.
-
-Axes: B batch, N volumes, D width, C channels, Z/Y/X voxels.
-"""
+"""What is looked at beside the loop: a fixed batch, the optimizer's step and the validation loss."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+import math
+import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,13 +16,13 @@ from mri_fm.config import Config
 from mri_fm.data.corpus import Corpus
 from mri_fm.data.loader import evaluation_batches
 from mri_fm.data.positions import rank_positions
-from mri_fm.data.skips import Skip
+from mri_fm.engine.ema import EMA
 from mri_fm.engine.environment import Environment
 from mri_fm.errors import UserError
 from mri_fm.objectives import Objective
-from mri_fm.observe.collapse import feature_std, rankme
-
-_log = logging.getLogger(__name__)
+from mri_fm.observe.dynamics import BlockDynamics
+from mri_fm.observe.fixed import FixedBatch, choose_samples
+from mri_fm.observe.observer import Observer
 
 
 def is_due(done: int, every: int, steps: int) -> bool:
@@ -32,19 +30,27 @@ def is_due(done: int, every: int, steps: int) -> bool:
     return every > 0 and (done == 1 or done % every == 0 or done == steps)
 
 
+def finite(value: float) -> float | None:
+    """None where it is not finite: JSON has no such number."""
+    return value if math.isfinite(value) else None
+
+
 class Monitor:
     """Evaluates without training; all ranks call together, since ZeRO-3 gathers weights in the forward pass."""
 
-    def __init__(self, engine: Any, config: Config, corpus: Corpus, environment: Environment) -> None:
-        """Choose the fixed batch (the first training samples) and the validation samples.
+    def __init__(self, engine: Any, ema: EMA, config: Config, corpus: Corpus, environment: Environment) -> None:
+        """Choose the fixed batch (training samples, of all data sets and contrasts in turn) and the validation samples.
 
         Raises:
             UserError: a validation is asked for and the corpus has nothing to validate on.
         """
         self.engine, self.config, self.corpus, self.environment = engine, config, corpus, environment
         self.objective: Objective = engine.module
-        self.fixed = corpus.select("train", config.data.contrasts)[: config.observe.samples]
-        self._left_out: set[Skip] = set()
+        chosen = choose_samples(corpus.select("train", config.data.contrasts), config.observe.samples)
+        self.spread = len(chosen) > 1  # a corpus of one volume has none
+        fixed = FixedBatch(corpus, chosen, config.data, environment)
+        self.observer = Observer(self.objective, fixed, compiled=config.train.compile)
+        self.dynamics = BlockDynamics(engine, ema, config, environment)
         self.val = corpus.select("val", config.data.contrasts) if config.val.every > 0 else []
         if config.val.every > 0 and not self.val:
             raise UserError(
@@ -56,46 +62,39 @@ class Monitor:
         """Whether anything is to be evaluated after step `done`."""
         return self._observes(done) or self._validates(done)
 
+    def expect(self, done: int) -> None:
+        """Before step `done` is taken: what is to be observed of it is looked at on the way."""
+        if self._observes(done):
+            self.dynamics.expect()
+
     def _observes(self, done: int) -> bool:
-        spread = len(self.fixed) > 1  # a corpus of one volume has none
-        return spread and is_due(done, self.config.observe.every, self.config.train.steps)
+        return self.spread and is_due(done, self.config.observe.every, self.config.train.steps)
 
     def _validates(self, done: int) -> bool:
         return is_due(done, self.config.val.every, self.config.train.steps)
 
     @torch.no_grad()
-    def watch(self, done: int, schedules: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """The metrics that are due after step `done`."""
+    def watch(
+        self, done: int, schedules: Mapping[str, np.ndarray], grad_norm: Tensor, step_time: float
+    ) -> dict[str, float | None]:
+        """The metrics that are due after step `done`, given the norm of its gradient and the seconds that such steps take."""
         self.engine.eval()
-        record = self._observe() if self._observes(done) else {}
+        record: dict[str, float | None] = {}
+        if self._observes(done):
+            start = time.perf_counter()
+            record = self._observe(grad_norm)
+            seconds = time.perf_counter() - start
+            record |= {"observe_time": seconds, "observe_share": seconds / (self.config.observe.every * step_time)}
         if self._validates(done):
             record["val_loss"] = self._validate({name: float(values[done - 1]) for name, values in schedules.items()})
         self.engine.train()
         return record
 
-    def _observe(self) -> dict[str, float]:
-        """Collapse metrics of the student's mean-pooled tokens: centre crops, no augmentation.
-
-        A volume that has gone bad is left out, since the budget of skips says whether the run ends for it; every rank still
-        makes all passes.
-        """
-        device, student = self.environment.device, self.objective.student
-        features: list[Tensor] = []
-        for batch in evaluation_batches(self.corpus, self.fixed, self.config.data, batch_size=4, device=device, strict=False):
-            tokens_BND = student(batch.x_BCZYX, spacing_B3=batch.spacing_B3)
-            features.append(tokens_BND.float().mean(dim=1)[batch.valid_B])
-            self._name_left_out(batch.skips)
-        features_ND = torch.cat(features)
-        if len(features_ND) < 2:
-            return {}
-        deviation, rank = torch.stack([feature_std(features_ND), rankme(features_ND)]).tolist()
-        return {"feature_std": deviation, "rankme": rank}
-
-    def _name_left_out(self, skips: Sequence[Skip]) -> None:
-        """Once each, on rank 0."""
-        for skip in set(skips) - self._left_out if self.environment.is_main else ():
-            _log.warning("feature_std and rankme leave out %s", skip)
-        self._left_out |= set(skips)
+    def _observe(self, grad_norm: Tensor) -> dict[str, float | None]:
+        """All of it, fetched at once."""
+        found = self.dynamics.report(grad_norm) | self.observer.observe()
+        values = torch.stack([value.double() for value in found.values()]).tolist()
+        return {name: finite(value) for name, value in zip(found, values, strict=True)}
 
     def _validate(self, schedule: Mapping[str, float]) -> float:
         """Mean loss over the first `val.batches` global micro-batches of the val split: centre crops, masks by position."""

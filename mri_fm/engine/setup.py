@@ -131,7 +131,8 @@ def parameter_groups(
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in named:
         if parameter.requires_grad:
-            free = parameter.ndim <= 1 or name.endswith("token")
+            shape = getattr(parameter, "ds_shape", parameter.shape)  # at stage 3 the parameter itself is empty
+            free = len(shape) <= 1 or name.endswith("token")
             groups.setdefault((layer_rate(name, layer_decay, depth), not free), []).append(parameter)
     return [
         {"params": groups[scale, decays], "lr_scale": scale, "decay": decays, "weight_decay": 0.0}

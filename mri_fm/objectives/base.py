@@ -183,6 +183,10 @@ class Objective(nn.Module):
             size: depth, height, width of the sample in voxels; None: what the objective was built for.
         """
 
+    @abstractmethod
+    def sample_losses(self, inputs: Inputs) -> Tensor:
+        """What the loss asks of each sample by itself, float32 (B,), without gradient and terms that compare samples."""
+
     def schedules(self, steps: int) -> dict[str, np.ndarray]:
         """Values per optimizer step, float64 (steps,). The key "ema" is the teacher's momentum."""
         return {}
@@ -270,17 +274,22 @@ class Objective(nn.Module):
 
 
 def mean_per_sample(error: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean within each sample first, then over samples: equal to the loss of one big batch wherever it is split.
+    """Mean within each sample first, then over samples: equal to the loss of one big batch wherever it is split."""
+    return sample_means(error, weight).mean()
+
+
+def sample_means(error: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean within each sample, (B,).
 
     Args:
         error: (B, …).
         weight: of its parts, not negative, (B, …) with or without the last axes; None: all count alike. A sample in which
-            nothing has weight adds 0, and no gradient.
+            nothing has weight has 0, and no gradient.
     """
     if weight is None:
-        return error.flatten(1).mean(1).mean()
+        return error.flatten(1).mean(1)
     if error.ndim > weight.ndim:
         error = error.flatten(weight.ndim).mean(-1)
     weight = weight.to(error.dtype)
     total_B = weight.flatten(1).sum(1).clamp_min(torch.finfo(error.dtype).tiny)
-    return ((error * weight).flatten(1).sum(1) / total_B).mean()
+    return (error * weight).flatten(1).sum(1) / total_B

@@ -73,6 +73,11 @@ class Hybrid(JEPA, MAE):
         metrics = {"loss_reconstruction": reconstruction.detach(), "loss_prediction": prediction.detach()}
         return reconstruction + self.config.prediction_weight * prediction, metrics
 
+    @torch.no_grad()
+    def sample_losses(self, inputs: Inputs) -> Tensor:
+        """Both, weighted, the reconstruction of the first mask; see `Objective.sample_losses`."""
+        return MAE.sample_losses(self, inputs) + self.config.prediction_weight * JEPA.sample_losses(self, inputs)
+
     def flops_per_sample(self, size: Size3 | None = None) -> float:
         """JEPA's, and the decoder on all kept tokens, per mask."""
         decoder = head_flops(self.sizes.decoder, self.count_tokens(size)[0], self.sizes.mlp)

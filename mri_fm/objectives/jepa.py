@@ -46,7 +46,7 @@ from mri_fm.models.heads import predictor
 from mri_fm.models.moe import balance_experts
 from mri_fm.models.patches import Size3, take_tokens
 from mri_fm.models.vit import VisionTransformer
-from mri_fm.objectives.base import Mask, MaskedConfig, Objective, mean_per_sample
+from mri_fm.objectives.base import Mask, MaskedConfig, Objective, sample_means
 
 DISTANCES: dict[str, Callable[..., Tensor]] = {"l1": F.l1_loss, "l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
 
@@ -151,10 +151,18 @@ class JEPA(Objective):
 
     def prediction_loss(self, features: Features) -> Tensor:
         """Mean distance of ẑ and h within each sample, by the tokens' weights, then over samples, in float32 at least."""
+        return self._sample_distances(features).mean()
+
+    @torch.no_grad()
+    def sample_losses(self, inputs: Inputs) -> Tensor:
+        """The prediction loss, without a regulariser; see `Objective.sample_losses`."""
+        return self._sample_distances(self.features(inputs, self.masks(inputs)))
+
+    def _sample_distances(self, features: Features) -> Tensor:
         with full_precision(features.pred_BMD.device):
             distance = DISTANCES[self.config.distance]
             error_BMD = distance(at_least_float32(features.pred_BMD), features.target_BMD, reduction="none")
-            return mean_per_sample(error_BMD, features.weight_BM)
+            return sample_means(error_BMD, features.weight_BM)
 
     def train(self, mode: bool = True) -> Self:
         """Switch the mode of all but the teacher, which always evaluates."""

@@ -40,7 +40,7 @@ from mri_fm.models.flops import TRAINED, encoder_flops, head_flops
 from mri_fm.models.heads import decoder
 from mri_fm.models.patches import Size3, patchify, take_tokens, unpatchify
 from mri_fm.models.vit import as_size3
-from mri_fm.objectives.base import Mask, MaskedConfig, Objective, mean_per_sample
+from mri_fm.objectives.base import Mask, MaskedConfig, Objective, sample_means
 
 
 @dataclass
@@ -103,13 +103,24 @@ class MAE(Objective):
         self, pred_BMP: Tensor, x_BCZYX: Tensor, hidden_BM: Tensor, weight_BMP: Tensor | None = None
     ) -> Tensor:
         """Mean |ŷ − y|^p / p over the hidden voxels of each sample (that count), then over samples, in float32 at least."""
+        return self._sample_errors(pred_BMP, x_BCZYX, hidden_BM, weight_BMP).mean() / self.config.power
+
+    @torch.no_grad()
+    def sample_losses(self, inputs: Inputs) -> Tensor:
+        """The reconstruction loss; see `Objective.sample_losses`."""
+        pred_BMP, hidden_BM = self.predict(inputs)
+        error_B = self._sample_errors(pred_BMP, inputs.x_BCZYX, hidden_BM, self.voxel_weight(inputs, hidden_BM))
+        return error_B / self.config.power
+
+    def _sample_errors(self, pred_BMP: Tensor, x_BCZYX: Tensor, hidden_BM: Tensor, weight_BMP: Tensor | None) -> Tensor:
+        """Mean |ŷ − y|^p of each sample, (B,)."""
         with full_precision(x_BCZYX.device):
             target_BMP = take_tokens(patchify(at_least_float32(x_BCZYX), self.student.patch), hidden_BM)
             if self.config.patch_norm:
                 mean_BM1, std_BM1 = patch_statistics(target_BMP)
                 target_BMP = (target_BMP - mean_BM1) / std_BM1
             error = (at_least_float32(pred_BMP) - target_BMP).abs()
-            return mean_per_sample(error.pow(self.config.power), weight_BMP) / self.config.power
+            return sample_means(error.pow(self.config.power), weight_BMP)
 
     def mosaic(self, pred_BMP: Tensor, x_BCZYX: Tensor, hidden_BM: Tensor) -> Tensor:
         """The truth at visible and dropped patches, the prediction at hidden ones: voxels (B, C, Z, Y, X), float32 at least.

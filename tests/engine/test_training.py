@@ -39,6 +39,15 @@ def small_config(corpus, run_dir, objective: str, *words: str) -> Config:
     return load_config(objective, [f"data.corpus={corpus}", f"run.dir={run_dir}", *SMALL, *words])
 
 
+CLOCKS = set("step_time data_wait volumes_per_s tokens_per_s tflops mfu memory_peak_gb observe_time observe_share".split())
+OBSERVED = """
+feature_std feature_std_min feature_std_median feature_std_max rankme effective_rank alpha_req lidar teacher_cosine ema_distance
+attention_entropy/block_00 attention_entropy/block_01 spectral_error/band_00 spectral_power/band_07 loss_dataset/small
+loss_contrast/T1 loss_contrast/T2 grad_norm/embedding grad_norm/block_01 grad_norm/norm grad_norm/predictor grad_norm/decoder
+update_ratio/embedding update_ratio/block_01 update_ratio/decoder observe_time observe_share
+""".split()
+
+
 class KilledError(Exception):
     """Stands for the kill of a rank; the end-to-end tests kill real processes."""
 
@@ -174,12 +183,14 @@ def test_bf16_trains(corpus, tmp_path):
 def test_validation_and_collapse_metrics_do_not_depend_on_the_ranks(corpus, tmp_path):
     seen = []
     for world in (1, 2):
-        config = small_config(corpus, tmp_path / str(world), "jepa_vcr", "val.every=2", "observe.every=3", "log_every=4")
-        train(config, world=world)
+        config = small_config(corpus, tmp_path / str(world), "hybrid", "val.every=2", "observe.every=3", "log_every=4")
+        train(config, "zero1.json" if world == 1 else "zero3.json", world=world)
         seen.append(read_metrics(Path(config.run.dir)))
-    for name in ("val_loss", "feature_std", "rankme"):
+    assert seen[0][-1].keys() == seen[1][-1].keys()
+    assert {"val_loss", *OBSERVED} <= seen[0][-1].keys()
+    for name in seen[0][-1].keys() - {"loss"} - CLOCKS:
         one, two = ([record[name] for record in records if name in record] for records in seen)
-        assert one == pytest.approx(two, rel=1e-4)
+        assert one == pytest.approx(two, rel=2e-3, abs=1e-5), name
     assert [r["step"] for r in seen[0] if "val_loss" in r] == [1, 2, 4]
     assert [r["step"] for r in seen[0] if "rankme" in r] == [1, 3, 4]
 
