@@ -13,11 +13,13 @@ import xxhash
 
 from mri_fm.errors import UserError
 from mri_fm.volume.dicom import is_dicom, series_tags
+from mri_fm.volume.readers import NAMES_VOXELS, named_voxels
 
 TEXT_SUFFIXES = {".csv", ".tsv", ".txt", ".md", ".rst", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".bval", ".bvec"}
 TEXT_NAMES = {"readme", "license", "licence", "changes", "copying", "authors", "dicomdir"}
 HEADERS_OF = {".img": (".hdr",), ".brik": (".head",), ".rec": (".par",)}
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".mnc", ".hdr", ".par", ".rec", ".head", ".brik", ".nrrd", ".nhdr")
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".mnc", ".hdr", ".par", ".rec", ".head", ".brik", ".nrrd", ".nhdr",
+                  ".mha", ".mhd", ".mif", ".mif.gz", ".mih")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,11 @@ def _size_and_time(path: Path) -> tuple[int, int]:
 def find_inputs(raw: Path, files: dict[str, tuple[int, int]]) -> list[Input]:
     """Group the files of `list_files` into inputs, ordered by source path."""
     lower = {path.lower() for path in files}
+    named = _named_voxels(raw, files)
     voxels: dict[str, list[str]] = defaultdict(list)
     candidates = []
     for path in files:
-        headers = headers_of(path, lower)
+        headers = headers_of(path, lower) + named.get(path, [])
         for header in headers:
             voxels[header].append(path)
         if not headers and not is_text(path):
@@ -79,6 +82,22 @@ def find_inputs(raw: Path, files: dict[str, tuple[int, int]]) -> list[Input]:
     return sorted(found, key=lambda i: i.source_path)
 
 
+def _named_voxels(raw: Path, files: dict[str, tuple[int, int]]) -> dict[str, list[str]]:
+    """Files that a header names as its voxels: their path → the headers, in lower case."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for path, (size, _) in files.items():
+        if path.lower().endswith(NAMES_VOXELS) and size > 0 and (name := _read_name(raw / path)):
+            found[os.path.normpath(PurePosixPath(path).parent / name)].append(path.lower())
+    return found
+
+
+def _read_name(path: Path) -> str:
+    try:
+        return named_voxels(path)
+    except OSError:
+        return ""
+
+
 def is_text(path: str) -> bool:
     """Whether a file is a table, a sidecar or text by its name."""
     name = PurePosixPath(path)
@@ -87,7 +106,7 @@ def is_text(path: str) -> bool:
 
 def headers_of(path: str, lower: set[str]) -> list[str]:
     """The headers beside a file that holds their voxels, in lower case; [] for any other (`lower`: all paths in lower case)."""
-    stem, suffix = os.path.splitext(path.lower().removesuffix(".gz"))
+    stem, suffix = os.path.splitext(path.lower().removesuffix(".gz").removesuffix(".bz2"))
     return [header for end in HEADERS_OF.get(suffix, ()) for header in (stem + end, f"{stem}{end}.gz") if header in lower]
 
 

@@ -11,6 +11,7 @@ from mri_fm.data.schema import FOREGROUND_MAX
 from mri_fm.volume.refusal import Refusal
 
 LABEL_VALUES = 32  # integer volumes with no more distinct values than this are segmentations
+SCALED_TOLERANCE = 1e-3  # integers that were stored divided by a slope come back this near, from float32 too
 SMALLEST_RANGE = 1e-300  # below it the step between two levels is not a normal number
 SAMPLE_STRIDE = 7  # odd, so that a regular pattern of slices is not missed
 
@@ -18,8 +19,9 @@ SAMPLE_STRIDE = 7  # odd, so that a regular pattern of slices is not missed
 def quantise(array: NDArray[Any]) -> tuple[NDArray[np.int16], float, float]:
     """Map intensities linearly onto 1…32767.
 
-    Integers whose range fits are only shifted and so kept exactly; anything else is stretched over the whole range. The
-    result depends on the set of voxels alone, so it commutes with flips and permutations.
+    Integers whose range fits are only shifted and so kept exactly, also where a header's scaling has left rounding errors on
+    them; anything else is stretched over the whole range. The result depends on the set of voxels alone, so it commutes with
+    flips and permutations.
 
     Returns:
         (q, scale, offset): int16 of the same shape, and source ≈ q · scale + offset.
@@ -32,8 +34,10 @@ def quantise(array: NDArray[Any]) -> tuple[NDArray[np.int16], float, float]:
         raise Refusal("non_finite", "NaN or infinite voxels")
     if high - low < SMALLEST_RANGE:
         raise Refusal("constant", f"every voxel is {low:g}")
-    if high - low < FOREGROUND_MAX and is_integral(array):
-        return (array - low).astype(np.int16) + np.int16(1), 1.0, low - 1
+    if high - low < FOREGROUND_MAX and is_integral(array, SCALED_TOLERANCE if high - low >= LABEL_VALUES else 0.0):
+        low = float(np.rint(low))
+        shifted = array - low
+        return (shifted if array.dtype.kind in "iu" else np.rint(shifted)).astype(np.int16) + np.int16(1), 1.0, low - 1
     scale = (high - low) / (FOREGROUND_MAX - 1)
     stretched = array.astype(np.float64)
     stretched -= low
@@ -43,12 +47,18 @@ def quantise(array: NDArray[Any]) -> tuple[NDArray[np.int16], float, float]:
     return np.minimum(quantised, FOREGROUND_MAX, out=quantised), scale, low - scale
 
 
-def is_integral(array: NDArray[Any]) -> bool:
-    """Whether every voxel is a whole number, whatever its type."""
+def is_integral(array: NDArray[Any], tolerance: float = 0.0) -> bool:
+    """Whether every voxel is a whole number, to within `tolerance`, whatever its type."""
     if array.dtype.kind in "iu":
         return True
     first = array.reshape(-1)[: 1 << 12]
-    return bool((first == np.rint(first)).all() and (array == np.rint(array)).all())
+    return _near_integers(first, tolerance) and _near_integers(array, tolerance)
+
+
+def _near_integers(array: NDArray[Any], tolerance: float) -> bool:
+    if not tolerance:
+        return bool((array == np.rint(array)).all())
+    return bool(np.abs(array - np.rint(array)).max() <= tolerance)
 
 
 def is_label(quantised: NDArray[np.int16], scale: float) -> bool:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import nibabel
 import numpy as np
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt2axcodes
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from mri_fm.volume.read import Volume
 from mri_fm.volume.refusal import Refusal
+
+NUDGE = Rotation.from_rotvec([1e-5, -2e-5, 3e-5]).as_matrix()
+"""Turned by this, an axis at 45° has a nearest direction, the same one however the voxels are stored and the affine rounded."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,15 @@ def to_ras(volume: Volume) -> RasVolume:
     Raises:
         Refusal: no_orientation, where two array axes point along the same anatomical one.
     """
-    orientation = io_orientation(volume.affine)
+    nudged = volume.affine.copy()
+    nudged[:3, :3] = NUDGE @ nudged[:3, :3]
+    orientation = io_orientation(nudged)
     if np.isnan(orientation).any():
         raise Refusal("no_orientation", "the affine drops an axis")
     array_XYZ = apply_orientation(volume.array, orientation)
     affine = volume.affine @ inv_ornt_aff(orientation, volume.array.shape)
     spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))[::-1]
-    codes = "".join(nibabel.aff2axcodes(volume.affine))
+    codes = "".join(ornt2axcodes(orientation))
     return RasVolume(array_XYZ.transpose(2, 1, 0), affine, (float(spacing[0]), float(spacing[1]), float(spacing[2])), codes)
 
 

@@ -1,4 +1,4 @@
-"""Read a volume from NIfTI-1/2, Analyze, MGZ/MGH, MINC-1/2, PAR/REC, AFNI or a DICOM series.
+"""Read a volume from any format of `mri_fm.volume.readers`, or from a DICOM series.
 
 Whatever goes wrong with the input is a `Refusal`. A header is believed only as far as the file can hold what it promises,
 so a broken one cannot make us allocate more than a small multiple of the file.
@@ -6,32 +6,30 @@ so a broken one cannot make us allocate more than a small multiple of the file.
 
 from __future__ import annotations
 
-import gzip
 import logging
+import math
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import nibabel
 import numpy as np
+from isal import isal_zlib
 from nibabel.filebasedimages import ImageFileError
-from nibabel.filename_parser import TypesFilenamesError
-from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from mri_fm.volume.dicom import convert_series
+from mri_fm.volume.readers import open_image
+from mri_fm.volume.readers.image import Image
 from mri_fm.volume.refusal import Refusal
 
 MAX_VOXELS = 1024**3
-MAX_DEFLATE_RATIO = 1032  # deflate cannot expand further (zlib technical details)
-MAX_TRAILER_BYTES = 1 << 20  # what may follow the voxels, e.g. the tags of an MGZ file
-GOOD_RAS_OFFSET = 28  # of an int16 in the MGH header
-GZIP_SUFFIXES = (".gz", ".mgz")
+ISAL_ERROR = cast("type[Exception]", isal_zlib.error)  # its stub calls it an instance
+SMALLEST_DETERMINANT = 1e-9  # mm³, of a voxel
 
 
 @dataclass(frozen=True)
@@ -55,21 +53,18 @@ def read_volume(path: Path) -> Volume:
     """Read one image file.
 
     Args:
-        path: the file; for formats of two files, the header (.hdr, .PAR, .HEAD).
+        path: the file; for formats of two files, the header (.hdr, .PAR, .HEAD, .nhdr, .mhd, .mih).
 
     Raises:
-        Refusal: not_readable, truncated, not_3d, no_orientation or too_large.
+        Refusal: not_readable, truncated, not_3d, no_orientation, too_large, or what the header says disqualifies it.
     """
     with refuse_failures():
         if not path.is_file():  # opening a pipe would wait for ever
             raise Refusal("not_readable", "a link to nowhere, a pipe or a device, not a file")
-        image = nibabel.load(path)
-        shape = _shape_3d(image)
-        _check_promise(image, path)
-        if path.suffix.lower() in GZIP_SUFFIXES:
-            image = _verified_gzip(image, path)
-        array = np.asanyarray(image.dataobj).reshape(shape)
-        return Volume(array, _affine(image, path), np.dtype(image.get_data_dtype()).name)
+        image = open_image(path)
+        _check_shape(image)
+        array = image.load(0)
+        return Volume(array, _affine(image), image.dtype.name, image.info)
 
 
 def read_series(files: list[Path]) -> Volume:
@@ -94,14 +89,14 @@ def refuse_failures() -> Iterator[None]:
             yield
     except Refusal:
         raise
-    except (EOFError, zlib.error) as error:
+    except (EOFError, zlib.error, ISAL_ERROR) as error:
         raise Refusal("truncated", f"{type(error).__name__}: {error}") from error
     except FileNotFoundError as error:
         raise Refusal("not_readable", "the file that belongs to this header is missing") from error
     except MemoryError as error:
         raise Refusal("too_large", "the voxels do not fit into memory") from error
-    except (ImageFileError, TypesFilenamesError, HeaderDataError) as error:
-        raise Refusal("not_readable", f"no known image format ({type(error).__name__})") from error
+    except (ImageFileError, HeaderDataError) as error:
+        raise Refusal("not_readable", f"a damaged header ({type(error).__name__})") from error
     except Exception as error:
         cut = "Expected" in str(error) and "bytes" in str(error)  # nibabel's only sign of a short read
         raise Refusal("truncated" if cut else "not_readable", f"{type(error).__name__}: {_without_paths(error)}") from error
@@ -111,71 +106,19 @@ def _without_paths(error: Exception) -> str:
     return " ".join(word for word in str(error).split() if "/" not in word)
 
 
-def _shape_3d(image: Any) -> tuple[int, int, int]:
-    """The three axes longer than one that lead, singleton ones behind them dropped."""
-    dtype = np.dtype(image.get_data_dtype())
-    if dtype.kind not in "iuf":
-        raise Refusal("not_3d", f"voxels of type {dtype}, not real numbers")
-    shape = tuple(int(n) for n in image.shape)
-    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or min(shape) < 1:
-        raise Refusal("not_3d", f"shape {shape}")
-    if int(np.prod(shape, dtype=object)) > MAX_VOXELS:
-        raise Refusal("too_large", f"shape {shape}")
-    return shape[0], shape[1], shape[2]
+def _check_shape(image: Image) -> None:
+    """One volume of real numbers, and of a size that can be."""
+    if image.dtype.kind not in "iuf":
+        raise Refusal("not_3d", f"voxels of type {image.dtype}, not real numbers")
+    if len(image.shape) < 3 or image.volumes != 1 or min(image.shape) < 1:
+        raise Refusal("not_3d", f"shape {image.shape}")
+    if math.prod(image.shape) > MAX_VOXELS:
+        raise Refusal("too_large", f"shape {image.shape}")
 
 
-def _data_file(image: Any, path: Path) -> Path:
-    holder = image.file_map.get("image") if hasattr(image, "file_map") else None
-    return Path(holder.filename) if holder is not None and holder.filename else path
-
-
-def _check_promise(image: Any, path: Path) -> None:
-    """Compare the bytes that the header promises with those that the file can hold."""
-    data = _data_file(image, path)
-    promised = int(np.prod(image.shape, dtype=object)) * np.dtype(image.get_data_dtype()).itemsize
-    deflated = data.suffix.lower() in GZIP_SUFFIXES or isinstance(image, nibabel.Minc2Image)  # HDF5 deflates its chunks
-    ratio = MAX_DEFLATE_RATIO if deflated else 1
-    if promised > data.stat().st_size * ratio:
-        raise Refusal("truncated", f"the header promises {promised} bytes of voxels, the file has {data.stat().st_size}")
-
-
-def _verified_gzip(image: Any, path: Path) -> Any:
-    """Inflate to the end, so that the checksum of the stream is compared, and read from memory."""
-    if not hasattr(image, "from_bytes"):
-        return image
-    promised = int(np.prod(image.shape, dtype=object)) * np.dtype(image.get_data_dtype()).itemsize
-    limit = int(getattr(image.dataobj, "offset", 0)) + promised + MAX_TRAILER_BYTES
-    with gzip.open(path) as stream:
-        content = stream.read(limit)
-        if stream.read(1):
-            raise Refusal("not_readable", f"more than {MAX_TRAILER_BYTES} bytes follow the voxels")
-    return image.from_bytes(content)
-
-
-def _good_ras_flag(path: Path) -> int:
-    """As it is stored: nibabel puts a 1 and an affine of its own in place of a 0."""
-    with ImageOpener(path) as stream:
-        return int.from_bytes(stream.read(GOOD_RAS_OFFSET + 2)[GOOD_RAS_OFFSET:], "big")
-
-
-def _affine(image: Any, path: Path) -> NDArray[np.float64]:
+def _affine(image: Image) -> NDArray[np.float64]:
     """The affine, where the header gives one that can be inverted."""
-    header = image.header
-    codes = [int(header[name]) for name in ("qform_code", "sform_code") if _has(header, name)]
-    if codes and not any(codes):
-        raise Refusal("no_orientation", "qform_code and sform_code are both 0")
-    if isinstance(image, nibabel.MGHImage) and _good_ras_flag(path) != 1:
-        raise Refusal("no_orientation", "goodRASFlag is not set")
-    if isinstance(image, nibabel.AnalyzeImage) and not codes:
-        raise Refusal("no_orientation", "Analyze headers do not tell left from right")
-    affine = np.array(image.affine, np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    affine = image.affine()
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < SMALLEST_DETERMINANT:
         raise Refusal("no_orientation", "the affine cannot be inverted")
     return affine
-
-
-def _has(header: Any, name: str) -> bool:
-    try:
-        return name in header.keys()  # noqa: SIM118 - headers iterate over values
-    except AttributeError:
-        return False

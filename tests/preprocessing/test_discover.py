@@ -33,6 +33,15 @@ def test_voxels_without_their_header_are_inputs(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.img", "b.REC", "c.BRIK"]
 
 
+def test_voxels_that_a_header_names_belong_to_it(tmp_path: Path) -> None:
+    touch(tmp_path, "v/data.raw", "b.zraw", "c.dat", "alone.raw")
+    (tmp_path / "a.nhdr").write_text("NRRD0004\ntype: short\ndata file: v/data.raw\n")
+    (tmp_path / "b.mhd").write_text("ObjectType = Image\nElementDataFile = b.zraw\n")
+    (tmp_path / "c.mih").write_text("mrtrix image\nfile: c.dat 0\nEND\n")
+    found = {item.source_path: item.companions for item in find_inputs(tmp_path, list_files(tmp_path))}
+    assert found == {"a.nhdr": ("v/data.raw",), "alone.raw": (), "b.mhd": ("b.zraw",), "c.mih": ("c.dat",)}
+
+
 def test_names_of_dicom_series(tmp_path: Path) -> None:
     planes = np.zeros((3, 4, 4), np.uint16)
     write_series(tmp_path / "alone", planes)
