@@ -104,11 +104,18 @@ class Supervisor:
         """A line for people, and one for programs."""
         words = " ".join(f"{name}={value}" for name, value in details.items())
         print(f"supervise: {event} {words}".rstrip(), file=sys.stderr, flush=True)
-        with (self.folder / f"log{self._node}.jsonl").open("a") as log:
+        with suppress(OSError), (self.folder / f"log{self._node}.jsonl").open("a") as log:  # the disk may be full
             log.write(json.dumps({"time": time.time(), "event": event, **details}) + "\n")
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked.set()
+
+    def _ask_ranks(self, number: signal.Signals) -> None:
+        """Have each of them sent a signal, if the folder through which they hear of it can be written."""
+        try:
+            ask(self.command.run_dir, number)
+        except OSError as error:
+            self.say("ranks cannot be asked", signal=number.name, reason=str(error))
 
     def _start(self) -> int:
         """Run the command once; returns its exit code, 128 + n for signal n."""
@@ -146,7 +153,10 @@ class Supervisor:
                 "nodes left idle", hosts=", ".join(host for host in slots if host not in used), why="the batch does not divide"
             )
         hostfile = self.folder / "hostfile"
-        write_hostfile(hostfile, used)
+        try:
+            write_hostfile(hostfile, used)
+        except OSError as error:
+            raise UserError(f"{hostfile} cannot be written ({error}); free some space, the same command goes on") from error
         return self.command.on(hostfile, len(used))
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
@@ -161,7 +171,7 @@ class Supervisor:
                 self.say("asking the ranks to save and stop")
             if asked_at is not None and now - told_at > _AGAIN_S:  # again, for ranks that had not begun to listen
                 told_at = now
-                ask(self.command.run_dir, signal.SIGTERM)
+                self._ask_ranks(signal.SIGTERM)
             if asked_at is not None and now - asked_at > self.options.grace_s:
                 self.say("ranks did not stop in time", grace_s=self.options.grace_s)
                 return
@@ -179,19 +189,19 @@ class Supervisor:
         return size, sorted(path.name for path in self.command.run_dir.glob("checkpoints/*"))
 
     def _dump_stacks(self, silent_s: float) -> None:
-        ask(self.command.run_dir, signal.SIGUSR2)
+        self._ask_ranks(signal.SIGUSR2)
         time.sleep(_SETTLE_S)
         self.say("hangs", silent_s=silent_s, stacks=str(self.folder / "stacks-*.txt"))
 
     def _sweep(self, process: subprocess.Popen[bytes]) -> None:
         """End what a launcher has left: ranks outlive one that is killed, and may still save then."""
         if process.poll() is not None and members(process.pid):
-            ask(self.command.run_dir, signal.SIGTERM)
+            self._ask_ranks(signal.SIGTERM)
             deadline = time.monotonic() + self.options.grace_s
             while members(process.pid) and time.monotonic() < deadline:
                 time.sleep(_LOOK_S)
         if self.command.node is None and (process.poll() != 0 or not self.is_done()):
-            ask(self.command.run_dir, signal.SIGKILL)  # on other nodes
+            self._ask_ranks(signal.SIGKILL)  # on other nodes
             time.sleep(_SETTLE_S)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -12,7 +13,7 @@ from typing import Any, TextIO
 from omegaconf import OmegaConf
 
 from mri_fm.config import Config
-from mri_fm.errors import UserError
+from mri_fm.errors import ResumableError, UserError
 
 METRICS_FILE = "metrics.jsonl"
 Record = dict[str, float | int | None]
@@ -27,9 +28,16 @@ class Recorder:
         self._wandb = None if config.wandb.mode == "disabled" else _start_wandb(config, run_dir)
 
     def write(self, record: Mapping[str, float | int | None]) -> None:
-        """Append one line; after a resume a step may stand twice, and the last line counts."""
-        self._file.write(json.dumps(dict(record)) + "\n")
-        self._file.flush()
+        """Append one line; after a resume a step may stand twice, and the last line counts.
+
+        Raises:
+            ResumableError: the file cannot be written, as on a full disk.
+        """
+        try:
+            self._file.write(json.dumps(dict(record)) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise ResumableError(f"{self._file.name} cannot be written ({error}); the same command resumes") from error
         if self._wandb is not None:
             self._wandb.log({k: v for k, v in record.items() if v is not None}, step=int(record["step"] or 0))
 
@@ -37,7 +45,8 @@ class Recorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        with suppress(OSError):  # of a line that could not be written, of which `write` has told
+            self._file.close()
         if self._wandb is not None:
             self._wandb.finish(exit_code=0 if kind is None else 1)
 

@@ -97,6 +97,22 @@ def test_ranks_that_outlive_their_launcher_save_and_end(tmp_path):
     assert (tmp_path / "orphan-saved").is_file()
 
 
+def test_a_full_disk_does_not_end_the_supervision(tmp_path, capsys):
+    (tmp_path / "supervision").mkdir()
+    for name in ("log.jsonl", ".request"):  # every write fails with ENOSPC
+        (tmp_path / "supervision" / name).symlink_to("/dev/full")
+    assert supervisor(tmp_path, "crash,done").run() == 0
+    assert "ranks cannot be asked signal=SIGKILL reason=[Errno 28] No space left" in capsys.readouterr().err
+
+
+def test_a_hostfile_that_cannot_be_written_is_said_in_one_line(tmp_path, monkeypatch):
+    work = Supervisor(hostfile_command(tmp_path), supervise.parse([]))
+    stub_ssh(tmp_path, monkeypatch, "nobody")
+    (tmp_path / "supervision" / "hostfile").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"hostfile cannot be written \(.*No space left"):
+        work._words()
+
+
 def test_a_run_has_one_supervisor(tmp_path):
     first = supervisor(tmp_path, "done")
     with pytest.raises(UserError, match="supervised already"):

@@ -8,7 +8,7 @@ import pytest
 from wandb.proto import wandb_internal_pb2
 
 from mri_fm.config import load_config
-from mri_fm.errors import UserError
+from mri_fm.errors import ResumableError, UserError
 from mri_fm.observe.recorder import METRICS_FILE, Recorder, read_metrics
 
 
@@ -33,6 +33,15 @@ def test_a_line_cut_by_a_crash_is_left_out(tmp_path):
     with Recorder(make_config(tmp_path, "disabled"), tmp_path) as recorder:
         recorder.write({"step": 2, "loss": 2.0})
     assert [r["loss"] for r in read_metrics(tmp_path)] == [1.0, 2.0]
+
+
+def test_a_full_disk_ends_the_run_resumably(tmp_path):
+    (tmp_path / METRICS_FILE).symlink_to("/dev/full")  # every write fails with ENOSPC
+    with (
+        pytest.raises(ResumableError, match=r"metrics\.jsonl cannot be written \(.*No space left"),
+        Recorder(make_config(tmp_path, "disabled"), tmp_path) as recorder,
+    ):
+        recorder.write({"step": 1})
 
 
 def test_no_metrics_yet_is_an_error(tmp_path):
