@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mri_fm.errors import UserError
+from mri_fm.export.adapters.dictionaries import scan_of
 from mri_fm.export.folder import Exported, read_folder, read_weights
 from mri_fm.export.maps import scan_map, token_grid_map
 from mri_fm.export.plausible import require_no_ct, unusual_extent
@@ -31,7 +32,7 @@ from mri_fm.volume.prepare import Prepared, prepare_files, prepare_volume
 from mri_fm.volume.read import Volume
 from mri_fm.volume.refusal import Refusal
 
-ScanSource = str | os.PathLike[str] | Volume
+ScanSource = str | os.PathLike[str] | Volume | Mapping[str, Any]
 
 
 class Encoder(nn.Module):
@@ -59,12 +60,14 @@ class Encoder(nn.Module):
         """Read, orient, quantise and crop a scan exactly as the corpus build does; a head of unusual extent is warned of.
 
         Args:
-            scan: an image file in any format that the build reads, the folder of a DICOM series, or a volume in memory.
+            scan: an image file in any format that the build reads, the folder of a DICOM series, a volume in memory, or a
+                dictionary of MONAI or TorchIO with one image (`mri_fm.export.adapters.dictionaries`).
 
         Raises:
             UserError: the scan is refused by the rules of the build, or looks like CT, and why.
         """
         spec = self.exported.spec
+        scan = scan_of(scan) if isinstance(scan, Mapping) else scan
         name = "the given volume" if isinstance(scan, Volume) else os.fspath(scan)
         try:
             prepared = _prepared(scan, spec.max_spacing)
@@ -163,7 +166,7 @@ def load_encoder(folder: str | os.PathLike[str]) -> Encoder:
     return Encoder(network, exported).eval()
 
 
-def _prepared(scan: ScanSource, max_spacing: float) -> Prepared:
+def _prepared(scan: str | os.PathLike[str] | Volume, max_spacing: float) -> Prepared:
     if isinstance(scan, Volume):
         return prepare_volume(scan, max_spacing=max_spacing)
     path = Path(scan)
