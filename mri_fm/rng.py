@@ -40,6 +40,7 @@ class Stream(IntEnum):
     SESSION = 14
     CROP = 15
     ARTEFACT = 16
+    SPLIT = 17
 
 
 def generator(seed: int, stream: Stream, position: int) -> np.random.Generator:

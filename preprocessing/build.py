@@ -27,6 +27,7 @@ from mri_fm.data.schema import (
     SHARD_DIR,
     SPLITS,
 )
+from mri_fm.data.split_files import Scan
 from mri_fm.errors import UserError
 from mri_fm.volume.canonical import MAX_SPACING_MM, MIN_FIELD_OF_VIEW_MM
 from preprocessing.archive import open_archive
@@ -35,7 +36,7 @@ from preprocessing.datasets.contrast import contrast_of
 from preprocessing.discover import Input, find_inputs, fingerprint, list_files
 from preprocessing.files import checksum, read_object, write_text
 from preprocessing.knowledge import AUTO, check_dataset, know
-from preprocessing.plan import keep_first, plan_shards, shard_size, split_of
+from preprocessing.plan import held_out, keep_first, plan_shards, shard_size, split_of
 from preprocessing.privacy import make_key, read_key
 from preprocessing.runner import Runner, task_runner
 from preprocessing.tables import OWN_COLUMNS, read_ledger, write_corpus_file, write_ledger, write_manifest
@@ -54,7 +55,8 @@ class Spec:
     """What decides a corpus besides its inputs.
 
     `dataset`: the adapter that all inputs must obey, "auto" for each input's own; `max_spacing` in mm; `shard_bytes` of
-    uncompressed payload per shard at most; `codec` of the payloads.
+    uncompressed payload per shard at most; `codec` of the payloads; `holdout`: scans whose people go to the split "test", so
+    that nobody trains on any of their volumes.
     """
 
     max_spacing: float = MAX_SPACING_MM
@@ -63,6 +65,7 @@ class Spec:
     shard_bytes: int = 1_000_000_000
     codec: str = RAW.name
     dataset: str = AUTO
+    holdout: tuple[Scan, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.max_spacing < 100:
@@ -77,7 +80,8 @@ class Spec:
     def resolved(self) -> dict[str, Any]:
         """Everything that decides the bytes, as corpus.json states it."""
         fixed = {"algorithm": ALGORITHM, "crop_margin": CROP_MARGIN, "min_field_of_view": MIN_FIELD_OF_VIEW_MM}
-        return {**asdict(self), **fixed}
+        holdout = hashlib.sha256(json.dumps(sorted(self.holdout)).encode()).hexdigest()[:16] if self.holdout else ""
+        return {**asdict(self), **fixed, "holdout": holdout}
 
     def hash(self) -> str:
         """SHA-256 (16 hex digits) of the resolved spec and the format version."""
@@ -248,8 +252,8 @@ def _write(
     members = {
         path: _member(item, knowledge[path], decisions[path]) for item in inputs if (path := item.source_path) in kept.values()
     }
-    splits = {path: split_of(knowledge[path].subject, val_fraction=spec.val_fraction, test_fraction=spec.test_fraction)
-              for path in members}  # fmt: skip
+    held = held_out(knowledge, spec.holdout, {path: kept[h] for path, h in hashes.items()})
+    splits = {path: "test" if knowledge[path].person in held else _split_of(knowledge[path], spec) for path in members}
     tasks = _shard_tasks(raw, out, spec, members, splits, decisions)
     (out / SHARD_DIR).mkdir(exist_ok=True)
     open_archive(out / ARCHIVE_DIR)
@@ -291,6 +295,10 @@ def _shard_tasks(
                 ShardTask(str(raw), str(out), f"{split}-{number:06d}", chosen, spec.max_spacing, spec.codec, spec.hash())
             )
     return tasks
+
+
+def _split_of(knowledge: Knowledge, spec: Spec) -> str:
+    return split_of(knowledge.subject, val_fraction=spec.val_fraction, test_fraction=spec.test_fraction)
 
 
 def _duplicate_uids(

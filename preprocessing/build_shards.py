@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from mri_fm.data.codecs import CODECS, RAW
+from mri_fm.data.split_files import read_split
 from mri_fm.errors import UserError, run_main
 from preprocessing.datasets.registry import ADAPTERS
 from preprocessing.knowledge import AUTO
@@ -28,7 +29,8 @@ def main() -> None:
     from preprocessing.report import write_report
 
     fields = ("dataset", "max_spacing", "val_fraction", "test_fraction", "shard_bytes", "codec")
-    spec = Spec(**{name: getattr(arguments, name) for name in fields})
+    holdout = tuple(dict.fromkeys(scan for path in arguments.holdout for scan in read_split(path)))
+    spec = Spec(**{name: getattr(arguments, name) for name in fields}, holdout=holdout)
     options = {"workers": arguments.workers, "scheduler": arguments.scheduler, "key": arguments.key}
     try:
         content, changed = build(arguments.raw, arguments.out, spec, **options, report=write_report)
@@ -58,6 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-spacing", type=float, default=6.5, help="refuse volumes whose voxels lie further apart, mm")
     parser.add_argument("--val-fraction", type=float, default=0.1, help="share of subjects for validation")
     parser.add_argument("--test-fraction", type=float, default=0.0, help="share of subjects for tests")
+    parser.add_argument(
+        "--holdout", type=Path, nargs="+", default=(), metavar="CSV",
+        help="split files (subject_id,scan_uid) whose people go to the split test, so that nobody pretrains on them",
+    )  # fmt: skip
     parser.add_argument(
         "--shard-bytes", type=_whole, default=1_000_000_000, help="payload per shard at most; small corpora get smaller ones"
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 
 import xxhash
 
+from mri_fm.data.split_files import Scan, same_subject
 from mri_fm.rng import Stream, generator
+from preprocessing.datasets.adapter import Knowledge
 
 SMALLEST_SHARD, SHARDS_OF_SMALL = 32_000_000, 8
 SALT = "mri-fm/"  # a change moves every subject to another split
@@ -35,6 +38,22 @@ def keep_first(hashes: dict[str, str], built: Iterable[str]) -> dict[str, str]:
     for path in sorted(hashes, key=lambda p: (p not in earlier, p)):
         kept.setdefault(hashes[path], path)
     return kept
+
+
+def held_out(knowledge: Mapping[str, Knowledge], scans: Iterable[Scan], stands_for: Mapping[str, str]) -> set[tuple[str, str]]:
+    """The people, as (data set, subject), who must not be trained on.
+
+    Args:
+        knowledge: by source path.
+        scans: of split files; each holds its whole person back.
+        stands_for: source path → the path that is kept of its duplicates, whose person is held back with it.
+    """
+    listed: dict[str, list[str]] = defaultdict(list)
+    for subject, uid in scans:
+        listed[uid].append(subject)
+    paths = [path for path, k in knowledge.items() if any(same_subject(s, k.subject) for s in listed.get(k.scan_uid, ()))]
+    people = {knowledge[path].person for path in paths}
+    return people | {knowledge[kept].person for path, kept in stands_for.items() if knowledge[path].person in people}
 
 
 def shard_size(sizes: dict[str, int], shard_bytes: int) -> int:

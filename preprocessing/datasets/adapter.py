@@ -66,6 +66,11 @@ class Knowledge:
     intensity: IntensityRule = IntensityRule()
     adapter: str = ""
 
+    @property
+    def person(self) -> tuple[str, str]:
+        """(data set, subject): data sets may use one name for two people."""
+        return self.dataset, self.subject
+
 
 @dataclass(frozen=True)
 class Tree:

@@ -1,8 +1,9 @@
 """UCSF-PDGM: `UCSF-PDGM-0004_nifti/UCSF-PDGM-0004_T1c.nii.gz`, and UCSF-PDGM-metadata*.csv.
 
-Label `tumor_grade`: the WHO CNS grade, 2, 3 or 4. Kept are T1, T1c, T2, FLAIR, DWI and ADC, each with and without bias
-correction; segmentations, perfusion, SWI and diffusion tensors are left out. The table names people with three digits, the
-files with four; the subject is written as in the table, the scan as in the file, and both as in published splits.
+Labels `tumor_grade`, the WHO CNS grade, 2, 3 or 4; `survival_days` and `died`, where both are known. Kept are T1, T1c, T2,
+FLAIR, DWI and ADC, each with and without bias correction; segmentations, perfusion, SWI and diffusion tensors are left out. The
+table names people with three digits, the files with four; the subject is written as in the table, the scan as in the file,
+and both as in published splits.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from preprocessing.datasets.loni import person_labels
 from preprocessing.datasets.table import Row
 from preprocessing.discover import Input
 
-TABLE, COLUMNS, FURTHER = r"UCSF-PDGM-metadata.*\.csv", ("ID", "WHO CNS Grade"), ("Sex", "Age at MRI")
+TABLE, COLUMNS, FURTHER = r"UCSF-PDGM-metadata.*\.csv", ("ID", "WHO CNS Grade"), ("Sex", "Age at MRI", "OS", "1-dead 0-alive")
 KEPT = re.compile(r"(T1|T1c|T2|FLAIR|DWI|ADC)(_bias)?")
 GRADES = ("2", "3", "4")
 
@@ -48,9 +49,10 @@ def _rule(series: str) -> str:
 
 def _labels(row: Row) -> dict[str, str]:
     grade = row.get("WHO CNS Grade", "").removesuffix(".0")
-    return diagnosis("tumor_grade", grade if grade in GRADES else "") | person_labels(
-        row.get("Sex", ""), row.get("Age at MRI", ""), ""
-    )
+    days, died = (row.get(name, "").removesuffix(".0") for name in ("OS", "1-dead 0-alive"))
+    survival = {"survival_days": days, "died": died} if days.isdecimal() and died in ("0", "1") else {}
+    person = person_labels(row.get("Sex", ""), row.get("Age at MRI", ""), "")
+    return diagnosis("tumor_grade", grade if grade in GRADES else "") | survival | person
 
 
 ADAPTER = Adapter(

@@ -136,6 +136,7 @@ def test_ucsf_pdgm_writes_people_as_its_table_and_scans_as_its_files(tmp_path: P
     contrast, adc = found["UCSF-PDGM-0901_T1c"], found["UCSF-PDGM-0901_ADC"]
     assert (contrast.subject, contrast.contrast, contrast.labels["series"]) == ("UCSF-PDGM-901", "T1", "T1c")
     assert (adc.contrast, adc.labels["series"], adc.labels["age"]) == ("", "ADC", "51.0")
+    assert (adc.labels["survival_days"], adc.labels["died"]) == ("300", "0")
     assert set(excluded(root).values()) == {"segmentation", "neither T1, T1c, T2, FLAIR, DWI nor ADC"}
 
 
