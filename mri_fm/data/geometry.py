@@ -3,6 +3,8 @@
 A rotation about the depth axis, a scale, a crop, a flip and a resize are one affine map, and reading the volume linearly
 through it separates: linear along the depth, bilinear in the plane across it. So a rotated sample is resized along the depth
 alone and then warped in the plane, with the slices as channels: the values of a trilinear warp in 3D, at a quarter of its cost.
+DALI's resize makes a pass along every axis that it is told of, also where it only copies. For the depth alone the volume is
+therefore viewed as frames that have the depth as rows or columns: the same values in less than half the time.
 
 Axes: z, y, x of the source; a < b the two across the depth. Voxel i covers [i, i + 1).
 """
@@ -30,6 +32,9 @@ class Reading:
         anchor: first voxel of the padded volume in the resized one, int32 (3,), 0 or less.
         padded_shape: voxels of the padded volume, int32 (3,).
         rotated: whether a, b were read whole, for the warp to read from.
+        view: the volume as frames, rows, columns, channels, int32 (4,): no copy, and the depth is its rows or its columns.
+        view_begin, view_end, view_shape: begin, end, resized_shape of the view's rows and columns, float32 (2,); only for a
+            rotated sample, which is read along the depth alone.
         matrix: from the output's (b, a) to the source's, float32 (2, 3); pixel i has its centre at i + 0.5.
         plane: voxels of the output along a, b, float32 (2,).
     """
@@ -41,6 +46,10 @@ class Reading:
     anchor: np.ndarray
     padded_shape: np.ndarray
     rotated: bool
+    view: np.ndarray
+    view_begin: np.ndarray
+    view_end: np.ndarray
+    view_shape: np.ndarray
     matrix: np.ndarray
     plane: np.ndarray
 
@@ -56,18 +65,35 @@ def plan_reading(params: SampleParams, shape: Sequence[int]) -> Reading:
             begin[axis], end[axis], count[axis] = 0, shape[axis], shape[axis]
     inside = [_inside(begin[i], end[i], count[i], shape[i]) for i in range(3)]
     first, last = np.array([i.start for i in inside]), np.array([i.stop for i in inside])
-    step = (end - begin) / count
+    step, resized_shape = (end - begin) / count, last - first
+    begin, end = np.where(first > 0, begin + first * step, begin), np.where(last < count, begin + last * step, end)
+    depth = (edge[params.depth_axis] for edge in (begin, end, resized_shape))
+    view, view_begin, view_end, view_shape = _depth_view(params.depth_axis, shape, *depth)
     return Reading(
-        begin=np.where(first > 0, begin + first * step, begin).astype(np.float32),
-        end=np.where(last < count, begin + last * step, end).astype(np.float32),
-        resized_shape=(last - first).astype(np.float32),
-        padded=bool(((last - first) < count).any()),
+        begin=begin.astype(np.float32),
+        end=end.astype(np.float32),
+        resized_shape=resized_shape.astype(np.float32),
+        padded=bool((resized_shape < count).any()),
         anchor=(-first).astype(np.int32),
         padded_shape=count.astype(np.int32),
         rotated=params.rotation != 0,
+        view=view,
+        view_begin=view_begin,
+        view_end=view_end,
+        view_shape=view_shape,
         matrix=matrix,
         plane=plane,
     )
+
+
+def _depth_view(depth_axis: int, shape: Sequence[int], begin: float, end: float, count: float) -> tuple[np.ndarray, ...]:
+    """The view, and begin, end and shape of what is read of its rows and columns, for a reading of the depth."""
+    z, y, x = shape
+    if depth_axis == 2:  # contiguous: columns
+        view, pairs = (1, z * y, x, 1), [(0.0, begin), (z * y, end), (z * y, count)]
+    else:
+        view, pairs = (1, z, 1, y * x) if depth_axis == 0 else (z, y, 1, x), [(begin, 0.0), (end, 1), (count, 1)]
+    return np.array(view, dtype=np.int32), *(np.array(pair, dtype=np.float32) for pair in pairs)
 
 
 def _inside(begin: float, end: float, count: int, length: int) -> range:

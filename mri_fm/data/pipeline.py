@@ -26,6 +26,10 @@ INPUTS: tuple[tuple[str, Any, int, str], ...] = (
     ("anchor", dali.INT32, 1, ""),
     ("padded_shape", dali.INT32, 1, ""),
     ("rotated", dali.BOOL, 0, ""),
+    ("view", dali.INT32, 1, ""),
+    ("view_begin", dali.FLOAT, 1, ""),
+    ("view_end", dali.FLOAT, 1, ""),
+    ("view_shape", dali.FLOAT, 1, ""),
     ("matrix", dali.FLOAT, 2, ""),
     ("plane", dali.FLOAT, 1, ""),
     ("size", dali.FLOAT, 1, ""),
@@ -133,21 +137,31 @@ def _inputs(source: Any, device: str, parallel: bool, sample_bytes: int | None, 
 
 
 def _read(given: dict[str, Any]) -> Any:
-    """Crop, flip, scale and resize in one pass; what lies beyond the volume is 0."""
-    resized = fn.resize(
-        given["voxels"],
-        size=given["resized_shape"],
-        roi_start=given["begin"],
-        roi_end=given["end"],
-        interp_type=dali.INTERP_LINEAR,
-        antialias=False,
-        dtype=dali.FLOAT,
-    )
+    """Crop, flip, scale and resize in one pass, along the depth alone before a rotation; what lies beyond the volume is 0."""
+    resized = given["voxels"]
+    if given["rotated"]:
+        resized = _resized_in_depth(given)
+    else:
+        resized = _resized(given["voxels"], given["begin"], given["end"], given["resized_shape"])
     volume = resized
     if given["padded"]:
         frame = {"start": given["anchor"], "shape": given["padded_shape"], "axes": [0, 1, 2]}
         volume = fn.slice(resized, **frame, out_of_bounds_policy="pad")
     return volume
+
+
+@do_not_convert
+def _resized_in_depth(given: dict[str, Any]) -> Any:
+    view = fn.reshape(given["voxels"], shape=given["view"], layout="FHWC")
+    resized = _resized(view, given["view_begin"], given["view_end"], given["view_shape"])
+    shape = fn.cat(fn.cast(given["resized_shape"], dtype=dali.INT32), dali.Constant([1], dtype=dali.INT32))
+    return fn.reshape(resized, shape=shape, layout="DHWC")
+
+
+@do_not_convert
+def _resized(volume: Any, begin: Any, end: Any, shape: Any) -> Any:
+    place = {"size": shape, "roi_start": begin, "roi_end": end}
+    return fn.resize(volume, **place, interp_type=dali.INTERP_LINEAR, antialias=False, dtype=dali.FLOAT)
 
 
 def _depth_first(volume: Any, given: dict[str, Any]) -> Any:
@@ -191,7 +205,8 @@ def _warped(volume: Any, given: dict[str, Any]) -> Any:
 def _shaded(volume: Any, given: dict[str, Any]) -> Any:
     """Clip to the window, then gamma and the bias field."""
     low, gain = given["window"][0], given["window"][1]
-    scaled = dmath.clamp((volume - low) * gain, 0.0, 1.0)  # background is below the window and stays 0
+    # Background is below the window and stays 0. DALI's clamp takes five times as long as min and max.
+    scaled = dmath.max(dmath.min((volume - low) * gain, 1.0), 0.0)
     field = fn.resize(given["bias"], size=given["size"], interp_type=dali.INTERP_LINEAR, antialias=False, dtype=dali.FLOAT)
     return dmath.pow(scaled, given["gamma"]) * dmath.exp(field)
 

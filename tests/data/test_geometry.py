@@ -53,3 +53,22 @@ def test_a_rotated_plane_is_read_whole_and_turned_about_the_middle_of_the_crop(
     tolerance = 2 * max(spacing) * 2.0**-12
     assert np.abs(np.linalg.norm(steps_mm, axis=0) - lengths).max() < tolerance
     assert abs(steps_mm[:, 0] @ steps_mm[:, 1]) < tolerance * (lengths.sum() + tolerance)
+
+
+@given(shapes, st.floats(0.51, 1.49), st.integers(0, 2**40))
+@settings(deadline=None)
+def test_the_view_of_a_rotated_volume_is_resized_along_the_depth_alone(
+    shape: tuple[int, int, int], scale: float, position: int
+) -> None:
+    drawn = draw_params(shape, (9, 16, 12), AugmentConfig(), seed=0, position=position)
+    params = dataclasses.replace(drawn, scale=scale, rotation=0.1)
+    reading, depth = plan_reading(params, shape), params.depth_axis
+    frames, rows, columns, channels = map(int, reading.view)
+    assert frames * rows * columns * channels == np.prod(shape)
+    lengths, strides = (rows, columns), (columns * channels, channels)  # elements from one row or column to the next
+    along = strides.index(int(np.prod(shape[depth + 1 :]))) if shape[depth] > 1 else int(depth == 2)
+    assert lengths[along] == shape[depth]
+    read = (reading.view_begin, reading.view_end, reading.view_shape)
+    assert [edge[along] for edge in read] == [edge[depth] for edge in (reading.begin, reading.end, reading.resized_shape)]
+    kept = lengths[1 - along]
+    assert [edge[1 - along] for edge in read] == [0, kept, kept]

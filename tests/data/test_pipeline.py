@@ -192,6 +192,15 @@ def test_the_graph_hands_the_spacing_on() -> None:
     assert spacing == pytest.approx(np.stack([params.input_spacing() for _, params in cases]))
 
 
+@pytest.mark.parametrize("shape", [(12, 230, 240), (230, 12, 240), (230, 240, 12)])
+def test_a_rotated_volume_of_many_rows_is_read_where_geometry_says(shape: tuple[int, int, int]) -> None:
+    voxels = np.random.default_rng(0).integers(1, 1000, shape).astype(np.int16)
+    drawn = (draw_params(shape, SIZE, AugmentConfig(rotation=20), seed=0, position=position) for position in range(100))
+    params = next(params for params in drawn if params.rotation)
+    (augmented,) = run_dali([(voxels, params)])
+    assert (augmented.x_DHW - augment_volume(voxels, params, WINDOW, SIZE).x_DHW).abs().max() < TOLERANCE
+
+
 def test_what_lies_beyond_the_volume_is_background() -> None:
     voxels = np.full((20, 20, 20), 500, np.int16)
     params = dataclasses.replace(centre_params(voxels.shape, voxels.shape), scale=0.8)  # 25 voxels are shown as 20
