@@ -1,13 +1,26 @@
 """Which checkpoints are found, refused and kept; those of real engines are in test_saving.py and test_training.py."""
 
+import os
+from functools import partial
+from pathlib import Path
+
 import pytest
 import torch
 
-from mri_fm.engine import publication
 from mri_fm.engine.checkpoint import Checkpointer, find_checkpoint
 from mri_fm.engine.environment import Environment
-from mri_fm.engine.publication import CHECKSUM_FILE, META_FILE, PARTIAL, Retention, complete_steps, step_name, verify_checkpoint
+from mri_fm.engine.publication import (
+    CHECKSUM_FILE,
+    LATEST_FILE,
+    META_FILE,
+    PARTIAL,
+    Retention,
+    complete_steps,
+    step_name,
+    verify_checkpoint,
+)
 from mri_fm.engine.stored import rank_file
+from mri_fm.engine.writer import Order, carry_out
 from mri_fm.errors import UserError
 from mri_fm.run_config import CheckpointConfig
 from tests.checkpoints import write_checkpoint
@@ -120,13 +133,39 @@ def test_no_checkpoint_says_how_one_comes_about(tmp_path):
         find_checkpoint(tmp_path)
 
 
+def record_durability(monkeypatch) -> list[tuple[str, str, int]]:
+    """What is synced, with its size then, and what is renamed, with its new name; both really happen."""
+    events: list[tuple[str, str, int]] = []
+    fsync, rename, replace = os.fsync, os.rename, os.replace
+
+    def synced(descriptor: int) -> None:
+        fsync(descriptor)
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        events.append(("synced", path.name, path.stat().st_size))
+
+    def renamed(move, source, target) -> None:
+        move(source, target)
+        events.append(("named", Path(target).name, 0))
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", partial(renamed, rename))
+    monkeypatch.setattr(os, "replace", partial(renamed, replace))
+    return events
+
+
 def test_everything_is_on_the_disk_before_latest_says_so(tmp_path, monkeypatch):
-    """The order of what becomes durable: each file, the checksums, the folder's name, and only then `latest`."""
-    synced = []
-    sync = publication.sync
-    monkeypatch.setattr(publication, "sync", lambda path: (synced.append(path.name), sync(path)))
-    write(tmp_path, 1)
-    named = len(synced) - 1 - synced[::-1].index(".latest.tmp")
-    assert {rank_file(0), META_FILE, f".{CHECKSUM_FILE}.tmp"} <= set(synced[:named])
-    assert synced[named - 1] == "checkpoints"
-    assert synced[named + 1 :] == ["checkpoints"]
+    """What the writer process does, in this one: each file whole, the checksums, the folder's name, and only then `latest`."""
+    folder = tmp_path / f"{step_name(3)}{PARTIAL}"
+    folder.mkdir()
+    (folder / META_FILE).write_text("{}")
+    state = os.memfd_create("state")
+    os.write(state, bytes(range(100)))
+    events = record_durability(monkeypatch)
+    carry_out(Order(state, 100, str(folder), rank_file(0), step=3, world=1, publishes=True, keep_last=2, keep_every=0))
+    assert verify_checkpoint(tmp_path / step_name(3)) is None
+    named = events.index(("named", step_name(3), 0))
+    for file in (tmp_path / step_name(3)).iterdir():
+        while_written = f".{file.name}.tmp" if file.name == CHECKSUM_FILE else file.name
+        assert ("synced", while_written, file.stat().st_size) in events[:named]
+    parent = tmp_path.name
+    assert [name for _, name, _ in events[named + 1 :]] == [parent, f".{LATEST_FILE}.tmp", LATEST_FILE, parent]
