@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.hostfile import read_hostfile
+from launch.hostfile import Batch, read_hostfile
 from mri_fm.config import Config, load_config
 from mri_fm.errors import UserError
 
@@ -48,15 +48,17 @@ class Command:
         """`run.dir`."""
         return Path(self.config.run.dir)
 
-    @property
-    def micro_batch(self) -> int:
-        """Samples of a micro-step over all ranks."""
-        return self.config.train.global_batch // self.config.train.accumulation
+    def batch(self, most: int) -> Batch:
+        """What its ranks share, of which one takes at most `most` samples at once (0: any number)."""
+        train, objective = self.config.train, self.config.objective
+        constant = objective.require_constant_batch and objective.couples_samples()
+        return Batch(train.global_batch, train.accumulation, most, constant)
 
-    def on(self, hostfile: Path, nodes: int) -> list[str]:
-        """The command with another hostfile, all of whose nodes it uses."""
+    def on(self, hostfile: Path, nodes: int, accumulation: int) -> list[str]:
+        """The command with another hostfile, all of whose nodes it uses, in so many micro-steps."""
         launcher = _without(self.words[: self.script], (*_HOSTFILE_FLAGS, "--num_nodes"))
-        return [launcher[0], "--hostfile", str(hostfile), "--num_nodes", str(nodes), *launcher[1:], *self.words[self.script :]]
+        words = [launcher[0], "--hostfile", str(hostfile), "--num_nodes", str(nodes), *launcher[1:], *self.words[self.script :]]
+        return words if accumulation == self.config.train.accumulation else [*words, f"train.accumulation={accumulation}"]
 
 
 def _slots(launcher: Sequence[str]) -> dict[str, int]:

@@ -10,6 +10,7 @@ import re
 import subprocess
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from mri_fm.errors import UserError
@@ -66,21 +67,43 @@ def _why_unreachable(host: str) -> str | None:
     return None if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"ssh exits with {done.returncode}"])[-1]
 
 
-def usable(slots: Mapping[str, int], micro_batch: int) -> dict[str, int]:
-    """As many of the first hosts as a global micro-batch divides over, so that its size stays what it was.
+@dataclass(frozen=True)
+class Batch:
+    """What is shared out over nodes, and the ways in which it may be."""
+
+    size: int  # train.global_batch
+    accumulation: int  # train.accumulation
+    most: int = 0  # samples that a rank takes at once at most; 0: any number
+    constant: bool = False  # whether `accumulation` must stay as it is
+
+    def fits(self, ranks: int, accumulation: int) -> bool:
+        """Whether micro-steps divide over ranks, and a rank's share is not too large."""
+        share, rest = divmod(self.size, accumulation * ranks)
+        return rest == 0 and (self.most == 0 or share <= self.most)
+
+
+def usable(slots: Mapping[str, int], batch: Batch) -> tuple[dict[str, int], int]:
+    """As many of the first hosts as a batch divides over, and into how many micro-steps.
+
+    Micro-steps stay what they were where any number of hosts allows it, and a rank's share of them grows. Else there are as
+    few more of them as need be, unless they must stay.
 
     Args:
         slots: GPUs by host.
-        micro_batch: samples of one micro-step over all ranks, `train.global_batch / train.accumulation`.
+        batch: what divides.
 
     Raises:
         UserError: it divides over none.
     """
-    hosts = list(slots)
-    for count in range(len(hosts), 0, -1):
-        if micro_batch % sum(slots[host] for host in hosts[:count]) == 0:
-            return {host: slots[host] for host in hosts[:count]}
+    most_steps = batch.accumulation if batch.constant else batch.size
+    for accumulation in range(batch.accumulation, most_steps + 1):
+        for count in range(len(slots), 0, -1):
+            used = dict(list(slots.items())[:count])
+            if batch.fits(sum(used.values()), accumulation):
+                return used, accumulation
+    limit = f" with at most {batch.most} samples a rank" if batch.most else ""
+    kept = " and objective.require_constant_batch=true keeps its micro-steps as they are" if batch.constant else ""
     raise UserError(
-        f"a micro-batch of {micro_batch} samples divides over no number of these nodes ({slots}): "
-        "change train.global_batch or train.accumulation"
+        f"a batch of {batch.size} in {batch.accumulation} micro-steps divides over no number of these nodes{limit} "
+        f"({dict(slots)}){kept}: change train.global_batch or train.accumulation, or wait for nodes"
     )

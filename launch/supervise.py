@@ -34,6 +34,7 @@ from mri_fm.observe.recorder import METRICS_FILE
 _LOOK_S = 0.2
 _AGAIN_S = 5.0
 _LONGEST_WAIT_S = 600.0
+_SSH_NOTICES = "-o ServerAliveInterval=15 -o ServerAliveCountMax=4"  # else pdsh waits for a node that is gone
 _SETTLE_S = 3 * PERIOD_S  # until a request has been seen on every node
 
 
@@ -55,7 +56,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--hang-s", type=float, default=1800.0, help="no logged step and no checkpoint for so long: it hangs")
     parser.add_argument("--start-s", type=float, default=3600.0, help="the same until a start has logged its first step")
     parser.add_argument("--grace-s", type=float, default=600.0, help="for ranks to save and stop before they are killed")
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--most-per-rank",
+        type=int,
+        default=0,
+        help="samples that a GPU can take at once, for when nodes are gone; 0: any number",
+    )
+    options = parser.parse_args(arguments)
+    if options.most_per_rank < 0:
+        raise UserError(f"--most-per-rank {options.most_per_rank} must be 0 (any number) or more")
+    return options
 
 
 class Supervisor:
@@ -120,7 +130,8 @@ class Supervisor:
     def _start(self) -> int:
         """Run the command once; returns its exit code, 128 + n for signal n."""
         words = self._words()
-        process = subprocess.Popen(words, start_new_session=True, pass_fds=[self._lock])
+        environment = {"PDSH_SSH_ARGS_APPEND": _SSH_NOTICES, **os.environ}
+        process = subprocess.Popen(words, start_new_session=True, pass_fds=[self._lock], env=environment)
         self.say("started", pid=process.pid, command=" ".join(words))
         try:
             self._watch(process)
@@ -147,7 +158,7 @@ class Supervisor:
             raise UserError(
                 f"no node can be reached by ssh: {', '.join(self.command.slots)}; `python -m launch.doctor` says why"
             )
-        used = usable(slots, self.command.micro_batch)
+        used, accumulation = usable(slots, self.command.batch(self.options.most_per_rank))
         if len(used) < len(slots):
             self.say(
                 "nodes left idle", hosts=", ".join(host for host in slots if host not in used), why="the batch does not divide"
@@ -157,7 +168,9 @@ class Supervisor:
             write_hostfile(hostfile, used)
         except OSError as error:
             raise UserError(f"{hostfile} cannot be written ({error}); free some space, the same command goes on") from error
-        return self.command.on(hostfile, len(used))
+        if accumulation != self.command.config.train.accumulation:
+            self.say("more micro-steps", accumulation=accumulation, why="the batch does not divide otherwise")
+        return self.command.on(hostfile, len(used), accumulation)
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
         """Wait until the launcher has ended, or has to be."""

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mri_fm.config import Config
+from mri_fm.errors import UserError
 
 _STREAM = (
     "size",
@@ -22,6 +23,8 @@ _STREAM = (
     "session_contrasts",
     "crop_foreground",
 )
+_MICRO_STEPS = "train.accumulation"
+_FREE = ("objective.require_constant_batch", _MICRO_STEPS)  # may change: the second is for `other_micro_steps` to judge
 _KEYS = ("objective", "model", *(f"data.{key}" for key in _STREAM), "train.global_batch", "train.accumulation", "seed")
 
 
@@ -47,7 +50,27 @@ def differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
     differ = [key for key in before.keys() & now.keys() if before[key] != now[key]]
     differ += [key for key in before.keys() - now.keys() if key not in saved["at_default"]]
     differ += [key for key in now.keys() - before.keys() if key not in current["at_default"]]
-    return sorted(differ)
+    return sorted(set(differ) - set(_FREE))
+
+
+def other_micro_steps(saved: dict[str, Any], config: Config) -> str | None:
+    """What it means that a run goes on with another `train.accumulation` than before; None: nothing.
+
+    Samples and their order are the same. Where losses are means over samples, so are the losses.
+
+    Raises:
+        UserError: `objective.require_constant_batch` forbids it.
+    """
+    before, now = saved["values"][_MICRO_STEPS], config.train.accumulation
+    if before == now or not config.objective.couples_samples():
+        return None
+    size, name = config.train.global_batch, config.objective.name
+    change = f"micro-steps of {size // now} samples instead of {size // before}, over which {name} shares masks or statistics"
+    if config.objective.require_constant_batch:
+        raise UserError(
+            f"objective.require_constant_batch=true and {_MICRO_STEPS}={now} would mean {change}: take {_MICRO_STEPS}={before}"
+        )
+    return f"from here on {change}: losses are not comparable with those before"
 
 
 def _belongs(key: str) -> bool:

@@ -27,7 +27,7 @@ from mri_fm.engine.control import Control
 from mri_fm.engine.ema import EMA
 from mri_fm.engine.environment import Environment, on_rank_0
 from mri_fm.engine.feeding import build_loader
-from mri_fm.engine.identity import identity
+from mri_fm.engine.identity import identity, other_micro_steps
 from mri_fm.engine.monitor import Monitor, finite, is_due
 from mri_fm.engine.nonfinite import NonfiniteGuard
 from mri_fm.engine.schedules import optimizer_schedules
@@ -76,6 +76,9 @@ def run_training(config: Config, sharding: dict[str, Any], environment: Environm
         if environment.is_main:
             print(f"{config.run.dir} has reached its {config.train.steps} steps; nothing to do", flush=True)
         return EXIT_DONE
+    change = None if checkpoint is None else other_micro_steps(read_meta(checkpoint)["identity"], config)
+    if change is not None and environment.is_main:
+        print(f"warning: {change}", flush=True)
     return Trainer(config, sharding, environment, corpus, checkpointer).run(checkpoint, loader)
 
 

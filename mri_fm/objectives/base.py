@@ -50,6 +50,7 @@ class MaskedConfig:
     mask_depth: list[float] = field(default_factory=lambda: [0.5, 1.0])  # its share of the depth
     foreground: bool = False  # hide background last
     foreground_visible: float = 0.25  # share of the foreground that then stays visible, as far as there is background to hide
+    require_constant_batch: bool = False  # refuse to resume with other micro-steps where `couples_samples`
 
     def __post_init__(self) -> None:
         """Check what types cannot.
@@ -77,6 +78,10 @@ class MaskedConfig:
                 "set objective.shared_mask=false"
             )
         self.blocks()
+
+    def couples_samples(self) -> bool:
+        """Whether a sample's loss depends on the others of its micro-step: on a mask or on statistics that they share."""
+        return self.shared_mask
 
     def require_weights(self, *keys: str) -> None:
         """Make sure that the factors of losses under these keys are finite and not negative.

@@ -53,6 +53,10 @@ class JEPASIGRegConfig(JEPAConfig):
         if self.slices < 1:
             raise UserError(f"objective.slices={self.slices} must be at least 1, for instance 64")
 
+    def couples_samples(self) -> bool:
+        """See `MaskedConfig.couples_samples`."""
+        return self.sigreg_weight > 0 or super().couples_samples()
+
 
 class JEPASIGReg(JEPA):
     """JEPA with sketched isotropic Gaussian regularization; see the top of this file."""

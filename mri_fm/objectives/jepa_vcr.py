@@ -51,6 +51,10 @@ class JEPAVCRConfig(JEPAConfig):
         super().__post_init__()
         self.require_weights("vcr_weight", "variance_weight", "covariance_weight", "gamma")
 
+    def couples_samples(self) -> bool:
+        """See `MaskedConfig.couples_samples`."""
+        return self.vcr_weight > 0 or super().couples_samples()
+
 
 class JEPAVCR(JEPA):
     """JEPA with variance-covariance regularisation; see the top of this file."""

@@ -269,6 +269,16 @@ def test_a_run_goes_on_with_other_ranks_and_another_stage(corpus, tmp_path, befo
     assert train(config, f"{ds_after}.json", after) == pytest.approx(undisturbed, abs=2e-6)
 
 
+@pytest.mark.slow
+def test_a_run_goes_on_with_fewer_ranks_and_more_micro_steps(corpus, tmp_path):
+    """As if it had been so from the start, where losses are means over samples."""
+    undisturbed = train(small_config(corpus, tmp_path / "a", "mae"), world=1)
+    config = small_config(corpus, tmp_path / "b", "mae")
+    train(config, world=2, stop_after=3)
+    config.train.accumulation = 4
+    assert train(config, world=1) == pytest.approx(undisturbed, abs=2e-6)
+
+
 def test_validation_needs_a_val_split(corpus, tmp_path):
     only_t2 = small_config(corpus, tmp_path / "run", "mae", "val.every=1", "data.contrasts=[T2]")  # all T2 are for training
     assert "val split" in refusal(only_t2)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.hostfile import read_hostfile, unreachable, usable, write_hostfile
+from launch.hostfile import Batch, read_hostfile, unreachable, usable, write_hostfile
 from mri_fm.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -67,17 +67,36 @@ def test_hosts_that_ssh_does_not_reach_are_named_with_the_reason(tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    ("slots", "micro_batch", "hosts"),
+    ("slots", "batch", "hosts", "accumulation"),
     [
-        ({"a": 8, "b": 8, "c": 8}, 192, "abc"),
-        (dict.fromkeys("abcdefg", 8), 192, "abcdef"),  # 192 does not divide by 56
-        ({"a": 8, "b": 4}, 16, "a"),
+        ({"a": 8, "b": 8, "c": 8}, Batch(192, 1), "abc", 1),
+        (dict.fromkeys("abcdefg", 8), Batch(192, 1), "abcdef", 1),  # 192 does not divide by 56
+        ({"a": 8, "b": 4}, Batch(32, 2), "a", 2),
+        ({"a": 8, "b": 8}, Batch(192, 2, most=6), "ab", 2),
+        ({"a": 8}, Batch(192, 2, most=6), "a", 4),  # 12 a rank are too many
+        ({"a": 8}, Batch(192, 2, most=5), "a", 6),
+        ({"a": 8}, Batch(24, 2), "a", 3),  # 12 do not divide by 8
     ],
 )
-def test_as_many_nodes_are_used_as_the_batch_divides_over(slots, micro_batch, hosts):
-    assert list(usable(slots, micro_batch)) == list(hosts)
+def test_as_many_nodes_are_used_as_the_batch_divides_over_with_the_fewest_micro_steps(slots, batch, hosts, accumulation):
+    used, steps = usable(slots, batch)
+    assert (list(used), steps) == (list(hosts), accumulation)
+
+
+@given(st.lists(st.integers(1, 8), min_size=1, max_size=4), st.integers(1, 96), st.integers(1, 4), st.integers(0, 8))
+def test_ranks_share_the_whole_batch_evenly(slots, size, accumulation, most):
+    try:
+        used, steps = usable(dict(zip("abcd", slots, strict=False)), Batch(size, accumulation, most))
+    except UserError:
+        return
+    share, rest = divmod(size, steps * sum(used.values()))
+    assert rest == 0
+    assert 1 <= share <= (most or size)
+    assert steps >= accumulation
 
 
 def test_a_batch_that_no_number_of_nodes_can_share_is_refused():
-    with pytest.raises(UserError, match="micro-batch of 9"):
-        usable({"a": 8, "b": 8}, 9)
+    with pytest.raises(UserError, match="a batch of 9 in 1 micro-steps divides over no number"):
+        usable({"a": 8, "b": 8}, Batch(9, 1))
+    with pytest.raises(UserError, match=r"at most 6 samples a rank .*require_constant_batch=true keeps"):
+        usable({"a": 8}, Batch(192, 2, most=6, constant=True))

@@ -181,6 +181,17 @@ def test_nodes_that_the_batch_does_not_divide_over_stay_idle(tmp_path, monkeypat
         work._words()
 
 
+def test_more_micro_steps_are_asked_for_where_a_gpu_cannot_take_more_unless_they_must_stay(tmp_path, monkeypatch):
+    stub_ssh(tmp_path, monkeypatch, "b c")
+    command = hostfile_command(tmp_path)  # 24 over 4 ranks instead of 12
+    assert Supervisor(command, supervise.parse(["--most-per-rank", "6"]))._words()[-1] == "train.global_batch=24"
+    shutil.rmtree(tmp_path / "supervision")
+    work = Supervisor(command, supervise.parse(["--most-per-rank", "3"]))
+    assert work._words()[-1] == "train.accumulation=2"
+    with pytest.raises(UserError, match="--most-per-rank"):
+        supervise.parse(["--most-per-rank", "-1"])
+
+
 def test_a_command_that_cannot_be_understood_is_refused(tmp_path):
     with pytest.raises(UserError, match="after `--`"):
         Command.read(["deepspeed"])
