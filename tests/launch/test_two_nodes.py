@@ -1,13 +1,16 @@
 """Two nodes as two network namespaces: the same losses as two ranks of one node."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
+from mri_fm.engine.checkpoint import find_checkpoint
+from mri_fm.engine.stored import read_meta
 from mri_fm.observe.recorder import read_metrics
 from tests.distributed import free_port
-from tests.end_to_end.commands import DEEPSPEED, ROOT, SMALL, finish, run, start
+from tests.end_to_end.commands import DEEPSPEED, ROOT, SMALL, finish, run, start, wait_for_step
 
 pytestmark = [pytest.mark.slow, pytest.mark.end_to_end]
 WORDS = ("train.steps=4", "checkpoint.every=2")
@@ -66,19 +69,44 @@ def test_a_launcher_on_each_node_trains_as_one_node(nodes, one_node, corpus, tmp
     assert weights_and_losses(tmp_path / "two") == one_node
 
 
-def test_one_launcher_reaches_both_nodes_by_pdsh_and_trains_as_one_node(nodes, one_node, corpus, tmp_path):
+@pytest.fixture
+def by_ssh(nodes, tmp_path):
+    """The environment and the launcher of one that reaches both nodes from the first."""
     from fault_injection.nodes import ADDRESSES, INTERFACE, why_not
 
     reason = why_not("pdsh", "ssh", "sshd", "ssh-keygen")
     if reason is not None:
         pytest.skip(reason)
-    path = f"{nodes.start_ssh()}:{os.environ['PATH']}"
     exported = tmp_path / "deepspeed_env"
     exported.write_text(f"GLOO_SOCKET_IFNAME={INTERFACE}\nDS_ACCELERATOR=cpu\nOMP_NUM_THREADS=1\n")
-    launcher = [DEEPSPEED, "--hostfile", write_hostfile(tmp_path, ADDRESSES), "--master_port", PORT]
+    environment = {"PATH": f"{nodes.start_ssh()}:{os.environ['PATH']}", "DS_ENV_FILE": str(exported)}
+    return environment, [DEEPSPEED, "--hostfile", write_hostfile(tmp_path, ADDRESSES), "--master_port", PORT]
+
+
+def test_one_launcher_reaches_both_nodes_by_pdsh_and_trains_as_one_node(nodes, by_ssh, one_node, corpus, tmp_path):
+    environment, launcher = by_ssh
     command = nodes.command(0, [*launcher, *training(corpus, tmp_path / "two")])
-    process = start(command, tmp_path / "log-2", PATH=path, DS_ENV_FILE=str(exported))
-    code, output = finish(process, tmp_path / "log-2")
+    code, output = finish(start(command, tmp_path / "log-2", **environment), tmp_path / "log-2")
     assert code == 0, output
     assert "10.77.0.2: " in output
     assert weights_and_losses(tmp_path / "two") == one_node
+
+
+def test_a_run_goes_on_without_a_node_that_is_gone(nodes, by_ssh, corpus, tmp_path):
+    """Its cable is pulled for good. The other node takes the whole batch, so that batch statistics stay what they were."""
+    environment, launcher = by_ssh
+    environment["PDSH_SSH_ARGS_APPEND"] = "-o ServerAliveInterval=2 -o ServerAliveCountMax=3"
+    words = [*training(corpus, tmp_path / "run"), "train.steps=9", "checkpoint.every=3", "data.timeout_s=10"]
+    supervise = [sys.executable, "-m", "launch.supervise", "--backoff-s", "0.1", "--grace-s", "30", "--"]
+    process = start(nodes.command(0, [*supervise, *launcher, *words]), tmp_path / "log-2", **environment)
+    wait_for_step(process, tmp_path / "run", 5)
+    nodes.cut()
+    code, output = finish(process, tmp_path / "log-2", timeout=400)
+    assert code == 0, output
+    assert "supervise: without a node host=10.77.0.2" in output
+    assert read_meta(find_checkpoint(tmp_path / "run"))["world"] == 1
+    alone = [DEEPSPEED, "--num_gpus", "1", "--master_port", str(free_port())]
+    code, output = run([*alone, *training(corpus, tmp_path / "alone"), "train.steps=9"], tmp_path / "log")
+    assert code == 0, output
+    losses = [[record["loss"] for record in read_metrics(tmp_path / name)] for name in ("run", "alone")]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-6)
