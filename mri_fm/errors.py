@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import sys
 from collections.abc import Callable, Sequence
 
 EXIT_USER_ERROR = 2
 EXIT_RESUMABLE = 75
+OF_THE_MACHINE = frozenset(
+    (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE,
+     errno.ENOTCONN, errno.ETIMEDOUT, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+     errno.ENETDOWN, errno.ENETUNREACH, errno.ENODEV, errno.ENXIO)
+)  # fmt: skip
+"""Codes of `OSError` that speak of rights, room, devices or a network, and so of no file's content."""
 
 
 class UserError(Exception):
@@ -16,6 +23,13 @@ class UserError(Exception):
 
 class ResumableError(Exception):
     """Something beside the program failed (storage, a worker process); the same command goes on. The message is one line."""
+
+
+def is_of_the_machine(error: BaseException) -> bool:
+    """Whether an error says that the machine or its storage fails, rather than that a file is bad."""
+    return isinstance(error, OSError) and (
+        error.errno in OF_THE_MACHINE or isinstance(error, PermissionError | TimeoutError | ConnectionError)
+    )
 
 
 def exit_code(error: UserError | ResumableError) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +16,20 @@ OME_VERSION = "0.5"
 AXES = ("z", "y", "x")
 CHUNK = 64
 MAX_SHARD = 512
+ROOT = b'{\n  "attributes": {},\n  "zarr_format": 3,\n  "node_type": "group"\n}'  # zarr.json of the group around the images
 SMALLEST_LEVEL = 64  # the pyramid ends where no axis is longer
 MIN_LEVELS = 2
 ISOTROPY = 1.5  # axes whose spacing is within this factor of the finest are halved together
 
 
-def open_archive(folder: Path) -> None:
-    """Make the group that the images lie in."""
-    if not (folder / "zarr.json").is_file():
-        zarr.create_group(folder, zarr_format=3, overwrite=False)
-
-
-def write_image(folder: Path, scratch: Path, canonical: Canonical) -> None:
-    """Write a multiscale image; `folder` appears, or is replaced, once the image is complete.
+def write_image(folder: Path, canonical: Canonical) -> None:
+    """Write a multiscale image into a new folder, named as its key.
 
     Axes are z, y, x towards superior, anterior, right; the scale is the native spacing in millimetres. Intensities are the
     canonical int16, background kept. `attributes.mri_fm` holds the exact affine ((x, y, z, 1) → RAS+ mm), and the scale and
     offset back to source intensities.
     """
-    shutil.rmtree(scratch, ignore_errors=True)
-    group = zarr.create_group(scratch, zarr_format=3)
+    group = zarr.create_group(folder, zarr_format=3)
     datasets: list[Any] = []
     for level, (voxels, factors) in enumerate(pyramid(canonical.voxels, canonical.spacing)):
         _write_level(group, str(level), voxels)
@@ -50,9 +43,6 @@ def write_image(folder: Path, scratch: Path, canonical: Canonical) -> None:
         "offset": canonical.offset,
         "source_orientation": canonical.orientation,
     }
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch.replace(folder)
 
 
 def pyramid(voxels: NDArray[np.int16], spacing: tuple[float, float, float]) -> list[tuple[NDArray[np.int16], list[int]]]:

@@ -3,44 +3,54 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mri_fm.data.codecs import CODECS, RAW
 from mri_fm.data.split_files import read_split
-from mri_fm.errors import UserError, run_main
+from mri_fm.errors import ResumableError, UserError, is_of_the_machine, run_main
 from preprocessing.datasets.registry import ADAPTERS
 from preprocessing.knowledge import AUTO
-
-NO_ROOM_OR_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 def main() -> None:
     """Build the corpus, or say that there is nothing to do.
 
     Raises:
-        UserError: see `preprocessing.build.build`.
+        UserError, ResumableError: see `preprocessing.build.build`.
     """
     arguments = _parser().parse_args()
     if arguments.workers < 1:
         raise UserError(f"--workers {arguments.workers} must be at least 1")
     from preprocessing.build import Spec, build, summary  # after parsing: this import takes seconds, in every worker too
-    from preprocessing.report import write_report
+    from preprocessing.report import draw_report
 
     fields = ("dataset", "max_spacing", "val_fraction", "test_fraction", "shard_bytes", "codec")
     holdout = tuple(dict.fromkeys(scan for path in arguments.holdout for scan in read_split(path)))
     spec = Spec(**{name: getattr(arguments, name) for name in fields}, holdout=holdout)
     options = {"workers": arguments.workers, "scheduler": arguments.scheduler, "key": arguments.key}
-    try:
-        content, changed = build(arguments.raw, arguments.out, spec, **options, report=write_report)
-    except OSError as error:
-        if error.errno not in NO_ROOM_OR_RIGHT:
-            raise
-        where = error.filename or arguments.out
-        raise UserError(f"{where}: {error.strerror}; mend that and run the same command again, it continues") from error
+    with resumable(arguments.out):
+        content, changed = build(arguments.raw, arguments.out, spec, **options, report=draw_report)
     print(f"{arguments.out}: {'built' if changed else 'up to date, nothing to do'}")
     print(summary(content))
+
+
+@contextmanager
+def resumable(where: object) -> Iterator[None]:
+    """Say in one line what of the machine or the network failed at `where`, and what to do; nothing that was done is lost.
+
+    Raises:
+        ResumableError: instead of an `OSError` of the machine.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not is_of_the_machine(error):
+            raise
+        what = f"{error.filename2 or error.filename or where}: {error.strerror or error}"
+        raise ResumableError(f"{what}; mend that and run the same command again, it continues") from error
 
 
 def _parser() -> argparse.ArgumentParser:

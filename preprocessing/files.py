@@ -1,34 +1,20 @@
-"""Files that appear under their name only when they are complete, and checksums."""
+"""Files that are on the disk when they are written, and checksums."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import xxhash
 
 
-def write_text(path: Path, text: str, *, mode: int = 0o644) -> None:
-    """Replace a text file atomically; it is never readable under other permissions than `mode`."""
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as stream:
-        stream.write(text)
+def write_bytes(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Write a new file down to the disk; it is never readable under other permissions than `mode`."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
+        stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
-    partial.replace(path)
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object that `write_text` left; {} where there is none or it was damaged since."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def checksum(path: Path) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import xxhash
 
+from mri_fm.data.schema import SPLITS
 from mri_fm.data.split_files import Scan, same_subject
 from mri_fm.rng import Stream, generator
 from preprocessing.datasets.adapter import Knowledge
@@ -86,3 +87,32 @@ def plan_shards(sizes: dict[str, int], shard_bytes: int, stream_position: int) -
         shards[-1].append(key)
         filled += sizes[key]
     return shards
+
+
+def lay_out(
+    sizes: dict[str, int], splits: dict[str, str], shard_bytes: int, earlier: dict[str, list[str]]
+) -> dict[str, list[str]]:
+    """Which keys each shard holds, by its name without suffix.
+
+    Shards of an earlier build stay as they are but for keys that are gone; new keys go into new shards behind them.
+
+    Args:
+        sizes: payload bytes of each key.
+        splits: the split of each key.
+        shard_bytes: see `plan_shards`.
+        earlier: the layout of the earlier build; empty for a new corpus.
+    """
+    kept = {name: [key for key in keys if splits.get(key) == _split_in(name)] for name, keys in earlier.items()}
+    layout = {name: keys for name, keys in kept.items() if keys}
+    placed = {key for keys in layout.values() for key in keys}
+    for position, split in enumerate(SPLITS):
+        new = {key: size for key, size in sizes.items() if splits[key] == split and key not in placed}
+        first = 1 + max((int(name.rpartition("-")[2]) for name in layout if _split_in(name) == split), default=-1)
+        for number, keys in enumerate(plan_shards(new, shard_size(new, shard_bytes), position), first):
+            layout[f"{split}-{number:06d}"] = keys
+    return dict(sorted(layout.items()))
+
+
+def _split_in(name: str) -> str:
+    """The split in the name of a shard."""
+    return name.rpartition("-")[0]

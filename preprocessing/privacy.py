@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mri_fm.errors import UserError
-from preprocessing.files import write_text
 
 KEY_BYTES = 32
 PUBLIC_SESSION = re.compile(r"ses-(\d{1,3}|baseline|screening|followup|[a-z])")
@@ -58,26 +57,36 @@ def public_columns(table: Sequence[Mapping[str, str]]) -> list[str]:
     return [name for name in names if not _personal_name(name) and _harmless([row.get(name, "") for row in table])]
 
 
-def read_key(path: Path) -> bytes:
-    """The secret key of a file: hex digits, at least 32 of them.
+def new_key() -> str:
+    """A new key, as it stands in a file."""
+    return secrets.token_hex(KEY_BYTES)
+
+
+def parse_key(text: str, where: str) -> bytes:
+    """The secret key in a text: hex digits, at least 32 of them.
 
     Raises:
-        UserError: no such file, or it holds something else.
+        UserError: it is something else; `where` names its file.
     """
     try:
-        key = bytes.fromhex(path.read_text())
-    except OSError as error:
-        raise UserError(f"key {path} cannot be read ({error.strerror}): give the file of an earlier build") from error
+        key = bytes.fromhex(text)
     except ValueError as error:
-        raise UserError(f"{path} is damaged and the pseudonyms hang on it: restore it, or build into a new folder") from error
+        raise UserError(f"{where} is damaged and the pseudonyms hang on it: restore it, or build into a new folder") from error
     if len(key) < KEY_BYTES // 2:
-        raise UserError(f"key {path} is too short to protect anybody: make one with `openssl rand -hex {KEY_BYTES}`")
+        raise UserError(f"key {where} is too short to protect anybody: make one with `openssl rand -hex {KEY_BYTES}`")
     return key
 
 
-def make_key(path: Path) -> None:
-    """Write a new key, readable by its owner only."""
-    write_text(path, secrets.token_hex(KEY_BYTES), mode=0o600)
+def read_key(path: Path) -> bytes:
+    """The secret key in a file.
+
+    Raises:
+        UserError: no such file, or see `parse_key`.
+    """
+    try:
+        return parse_key(path.read_text(errors="replace"), str(path))
+    except OSError as error:
+        raise UserError(f"key {path} cannot be read ({error.strerror}): give the file of an earlier build") from error
 
 
 def _personal_name(column: str) -> bool:

@@ -13,20 +13,21 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from itertools import zip_longest
-from pathlib import Path
 from string import Template
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import zarr
 from numpy.typing import NDArray
 from PIL import Image
 
-from mri_fm.data.schema import ARCHIVE_DIR, CORPUS_FILE, LEDGER_FILE, MANIFEST_FILE, REPORT_FILE
+from mri_fm.data.schema import ARCHIVE_DIR, MANIFEST_FILE
 from mri_fm.observe.page import html_page, html_table, html_tiles
 from mri_fm.volume.refusal import CODES
-from preprocessing.files import write_text
+from preprocessing.place import Place
+from preprocessing.tables import read_ledger
 
 Row = dict[str, Any]
 
@@ -44,26 +45,26 @@ KINDS = {
 }
 
 
-def write_report(corpus: Path) -> None:
-    """Write `corpus/report.html` from corpus.json, the manifest, the ledger and the archive, all of which must exist.
+def draw_report(place: Place, content: Row) -> str:
+    """The page of a corpus, from its manifest, ledger and archive, all of which must exist.
 
     Args:
-        corpus: the folder of a corpus; may hold no accepted volume at all.
+        place: the corpus; may hold no accepted volume at all.
+        content: of its corpus.json.
     """
-    content = json.loads((corpus / CORPUS_FILE).read_text())
-    rows = pq.read_table(corpus / MANIFEST_FILE).to_pylist()
-    ledger = pq.read_table(corpus / LEDGER_FILE).to_pylist()
+    rows = pq.read_table(pa.BufferReader(place.read(MANIFEST_FILE))).to_pylist()
+    ledger = read_ledger(place)
     body = Template(PAGE).substitute(
         headline=_headline(content["counts"]),
         people=escape(_people(rows)),
         tables=_tables(rows),
         refusals=_refusals(ledger),
-        gallery=_gallery(corpus / ARCHIVE_DIR, choose_for_gallery(rows, GALLERY_SIZE), len(rows)),
+        gallery=_gallery(place, choose_for_gallery(rows, GALLERY_SIZE), len(rows)),
         spec=escape(json.dumps(content["spec"], indent=1)),
         spec_hash=escape(content["spec_hash"]),
         version=escape(str(content["format_version"])),
     )
-    write_text(corpus / REPORT_FILE, html_page("Corpus report", body, STYLE))
+    return html_page("Corpus report", body, STYLE)
 
 
 def choose_for_gallery(rows: Sequence[Row], most: int) -> list[Row]:
@@ -183,13 +184,13 @@ def _refusal_line(code: str, numbers: Sequence[int]) -> str:
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
-def _gallery(archive: Path, rows: Sequence[Row], accepted: int) -> str:
-    figures = "".join(_figure(archive, row) for row in rows)
+def _gallery(place: Place, rows: Sequence[Row], accepted: int) -> str:
+    figures = "".join(_figure(place, row) for row in rows)
     return f"<p>{len(rows)} of {accepted} accepted volumes.</p><div class='gallery'>{figures}</div>"
 
 
-def _figure(archive: Path, row: Row) -> str:
-    volume_ZYX = zarr.open_array(archive / row["key"] / "0", mode="r")
+def _figure(place: Place, row: Row) -> str:
+    volume_ZYX = place.open_array(f"{ARCHIVE_DIR}/{row['key']}/0")
     spacing = [float(value) for value in row["spacing"]]
     picture = _png(middle_slices(volume_ZYX, spacing))
     size = " × ".join(f"{value:.2g}" for value in reversed(spacing))

@@ -5,15 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
-from mri_fm.errors import UserError
+from mri_fm.errors import ResumableError, UserError
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 CONNECT_TIMEOUT_S = 30
+AHEAD, FEWEST_AHEAD = 4, 64  # tasks submitted per worker: a million of them at once would fill the scheduler
+
+
+def one(_: Any) -> int:
+    """The size of an item that is one volume."""
+    return 1
+
+
+def forget(_: Any) -> None:
+    """What to do with a result that comes in, where nothing is to be done."""
 
 
 class Runner(Protocol):
@@ -25,8 +36,23 @@ class Runner(Protocol):
         items: Sequence[Argument],
         label: str,
         crashed: Callable[[Argument], Result] | None = None,
+        size: Callable[[Argument], int] = one,
+        arrived: Callable[[Result], None] = forget,
     ) -> list[Result]:
-        """Run; an item that kills its worker process becomes `crashed(item)`, any other exception is raised here."""
+        """Run.
+
+        Args:
+            function: gives the same result however often and wherever it is called.
+            items: one task each.
+            label: of the progress bar.
+            crashed: the result for an item whose worker processes die; without it such an item ends the run.
+            size: volumes in an item, for the progress bar.
+            arrived: is told every result as it comes in.
+
+        Raises:
+            ResumableError: a worker process died, or the scheduler.
+            Exception: any other that the function raises.
+        """
         ...
 
 
@@ -54,7 +80,17 @@ def task_runner(workers: int, scheduler: str | None = None) -> Iterator[Runner]:
         except (OSError, ValueError) as error:
             raise UserError(f"no Dask scheduler answers at {scheduler}: start one, or use --workers") from error
         with client:
+            _wait_for_workers(client, scheduler)
             yield _on_client(client)
+
+
+def _wait_for_workers(client: Any, scheduler: str | None) -> None:
+    try:
+        client.wait_for_workers(1, timeout=CONNECT_TIMEOUT_S)
+    except TimeoutError as error:
+        raise UserError(
+            f"no worker has joined {scheduler or 'this machine'}: start some with `dask worker {scheduler}`"
+        ) from error
 
 
 def run_here(
@@ -62,9 +98,22 @@ def run_here(
     items: Sequence[Argument],
     label: str,
     crashed: Callable[[Argument], Result] | None = None,
+    size: Callable[[Argument], int] = one,
+    arrived: Callable[[Result], None] = forget,
 ) -> list[Result]:
     """The plain twin of the Dask runner; here a crash of the function is a crash of the build."""
-    return [function(item) for item in tqdm(items, label)]
+    results = []
+    with _progress(items, label, size) as progress:
+        for item in items:
+            results.append(function(item))
+            arrived(results[-1])
+            progress.update(size(item))
+    return results
+
+
+def _progress(items: Sequence[Argument], label: str, size: Callable[[Argument], int]) -> Any:
+    """A bar with volumes per second and the time left."""
+    return tqdm(desc=label, total=sum(map(size, items)), unit="volume")
 
 
 @contextmanager
@@ -78,26 +127,51 @@ def _cluster(scheduler: str | None, start: Callable[[], Any]) -> Iterator[Any]:
 
 
 def _on_client(client: Any) -> Runner:
-    from distributed import as_completed
-    from distributed.scheduler import KilledWorker
+    from distributed import CancelledError, as_completed
+    from distributed.comm import CommClosedError
 
     def run(
         function: Callable[[Argument], Result],
         items: Sequence[Argument],
         label: str,
         crashed: Callable[[Argument], Result] | None = None,
+        size: Callable[[Argument], int] = one,
+        arrived: Callable[[Result], None] = forget,
     ) -> list[Result]:
-        futures = client.map(function, items, pure=False)
-        for _ in tqdm(as_completed(futures), label, total=len(items)):
-            pass
-        return [_result(future, item, KilledWorker, crashed) for future, item in zip(futures, items, strict=True)]
+        results: dict[int, Result] = {}
+        waiting = iter(enumerate(items))
+        running: dict[Any, int] = {}
+
+        def submit(count: int) -> list[Any]:
+            started = {client.submit(function, item, pure=False): number for number, item in islice(waiting, count)}
+            running.update(started)
+            return list(started)
+
+        try:
+            finished = as_completed(submit(max(FEWEST_AHEAD, AHEAD * len(client.nthreads()))))
+            with _progress(items, label, size) as progress:
+                for future in finished:
+                    number = running.pop(future)
+                    results[number] = _result(future, items[number], crashed)
+                    arrived(results[number])
+                    progress.update(size(items[number]))
+                    finished.update(submit(1))
+        except (CancelledError, CommClosedError) as error:
+            raise ResumableError(
+                "the Dask scheduler is gone: start one again and give the same command, it continues"
+            ) from error
+        return [results[number] for number in range(len(items))]
 
     return run
 
 
-def _result(future: Any, item: Any, killed: type[Exception], crashed: Callable[[Any], Any] | None) -> Any:
-    if future.status != "error" or not isinstance(future.exception(), killed):
+def _result(future: Any, item: Any, crashed: Callable[[Any], Any] | None) -> Any:
+    from distributed.scheduler import KilledWorker
+
+    if future.status != "error" or not isinstance(future.exception(), KilledWorker):
         return future.result()
     if crashed is None:
-        raise UserError("a worker process died, perhaps for want of memory: run the same command again with fewer --workers")
+        raise ResumableError(
+            "worker processes died, perhaps for want of memory: give the same command again, with fewer --workers"
+        )
     return crashed(item)

@@ -16,7 +16,6 @@ import xxhash
 from numpy.typing import NDArray
 
 from mri_fm.data.codecs import RAW, Codec
-from preprocessing.files import write_text
 
 INDEX_VERSION = "v1.2"
 OWNER = "mri-fm"
@@ -48,7 +47,7 @@ class Payload:
 
 
 def write_shard(path: Path, samples: Iterable[Sample], codec: Codec = RAW) -> list[Payload]:
-    """Write `path` (.tar) and its `.idx`, each under its final name only once it is complete.
+    """Write `path` (.tar) and its `.idx`; the tar has its name only once both are complete.
 
     The bytes depend on the samples and the codec alone: time stamps are 0 and the owner is fixed.
     """
@@ -86,5 +85,5 @@ def write_index(tar: Path, index: Path, checksums: dict[str, str], codec: Codec 
             groups.setdefault(key, []).append(f"{extension} {member.offset_data} {member.size} {member.name}")
             if extension == codec.extension:
                 payloads.append(Payload(key, member.offset_data, member.size, checksums[key]))
-    write_text(index, "\n".join([f"{INDEX_VERSION} {len(groups)}", *map(" ".join, groups.values()), ""]))
+    index.write_text("\n".join([f"{INDEX_VERSION} {len(groups)}", *map(" ".join, groups.values()), ""]))
     return payloads

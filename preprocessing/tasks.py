@@ -18,10 +18,10 @@ from mri_fm.volume.prepare import prepare_files
 from mri_fm.volume.refusal import Refusal
 from preprocessing.archive import write_image
 from preprocessing.discover import Input
-from preprocessing.files import checksum, read_object, write_text
+from preprocessing.files import checksum
+from preprocessing.place import Place, open_place
 from preprocessing.shards import Sample, write_shard
 
-SCRATCH_DIR = "private/scratch"
 DONE_DIR = "private/done"
 
 
@@ -77,8 +77,13 @@ def load(raw: Path, item: Input, max_spacing: float) -> tuple[Canonical, Crop, d
 
     Raises:
         Refusal: whatever is wrong with it.
+        OSError: it may not be read, or its storage fails.
     """
-    prepared = prepare_files([raw / file for file in item.files], series=item.series, max_spacing=max_spacing)
+    files = [raw / file for file in item.files]
+    for file in (*files, *(raw / companion for companion in item.companions)):
+        if file.is_file():  # readers hide why they cannot open one
+            file.open("rb").close()
+    prepared = prepare_files(files, series=item.series, max_spacing=max_spacing)
     return prepared.canonical, prepared.crop, prepared.info
 
 
@@ -94,11 +99,6 @@ def examine(raw: str, max_spacing: float, marked: tuple[Input, str]) -> Decision
     return Decision(item.source_path, fingerprint, "", "", content_hash, cropped.voxels.nbytes, mean, std, info)
 
 
-def crashed(marked: tuple[Input, str]) -> Decision:
-    """The decision on an input that took its reader's process down with it."""
-    return Decision(marked[0].source_path, marked[1], "reader_crashed", "the worker process died while reading it")
-
-
 def write_task(task: ShardTask) -> dict[str, Any]:
     """Pass 2: write one shard and the images of its volumes, unless that was done before.
 
@@ -107,39 +107,42 @@ def write_task(task: ShardTask) -> dict[str, Any]:
 
     Raises:
         UserError: an input is no longer what pass 1 saw.
+        OSError: there is no room, or no right, to write.
     """
-    out = Path(task.out)
-    done = out / DONE_DIR / f"{task.name}.json"
-    earlier = _earlier_record(done, task, out)
-    if earlier is not None:
+    place = open_place(task.out)
+    done = f"{DONE_DIR}/{task.name}.json"
+    earlier = place.read_object(done)
+    if earlier.get("identity") == task.identity() and is_intact(place, earlier):
         return earlier
-    rows: dict[str, dict[str, Any]] = {}
-    tar = out / SHARD_DIR / f"{task.name}.tar"
-    payloads = write_shard(tar, _samples(task, rows), CODECS[task.codec])
+    record: dict[str, Any] = {"identity": task.identity(), "rows": {}, "checksums": {}}
+    with place.scratch() as folder:
+        tar = folder / f"{task.name}.tar"
+        payloads = write_shard(tar, _samples(task, place, folder, record), CODECS[task.codec])
+        for made in (tar.with_suffix(".idx"), tar):
+            _publish(place, made, f"{SHARD_DIR}/{made.name}", record)
     for payload in payloads:
-        rows[payload.key] |= {"shard": tar.name, **{k: v for k, v in asdict(payload).items() if k != "key"}}
-    record = _record(task, out, tar, rows)
-    write_text(done, json.dumps(record), mode=0o600)
+        record["rows"][payload.key] |= {"shard": tar.name, **{k: v for k, v in asdict(payload).items() if k != "key"}}
+    place.write(done, json.dumps(record).encode())
     return record
 
 
-def is_intact(out: Path, record: dict[str, Any]) -> bool:
-    """Whether all files and images that a record or corpus.json names are there, byte for byte."""
-    return all(checksum(out / path) == value for path, value in record["checksums"].items())
+def is_intact(place: Place, record: dict[str, Any]) -> bool:
+    """Whether all files and images that a record or corpus.json names are there."""
+    return all(place.is_intact(path, value) for path, value in record["checksums"].items())
 
 
-def _earlier_record(done: Path, task: ShardTask, out: Path) -> dict[str, Any] | None:
-    record = read_object(done)
-    return record if record.get("identity") == task.identity() and is_intact(out, record) else None
+def _publish(place: Place, made: Path, name: str, record: dict[str, Any]) -> None:
+    record["checksums"][name] = checksum(made)
+    place.publish(made, name)
 
 
-def _samples(task: ShardTask, rows: dict[str, dict[str, Any]]) -> Iterator[Sample]:
+def _samples(task: ShardTask, place: Place, folder: Path, record: dict[str, Any]) -> Iterator[Sample]:
     """Read the members one after the other, write each one's image, note its manifest facts, and hand out its sample."""
     for member in task.members:
         canonical, cropped = _reload(task, member)
-        out = Path(task.out)
-        write_image(out / ARCHIVE_DIR / member.key, out / SCRATCH_DIR / member.key, canonical)
-        rows[member.key] = _facts(canonical, cropped)
+        write_image(folder / member.key, canonical)
+        _publish(place, folder / member.key, f"{ARCHIVE_DIR}/{member.key}", record)
+        record["rows"][member.key] = _facts(canonical, cropped)
         info = {
             "spacing": list(canonical.spacing),
             "affine": cropped.affine.tolist(),
@@ -174,9 +177,3 @@ def _facts(canonical: Canonical, cropped: Crop) -> dict[str, Any]:
         "crop_p99": cropped.crop_p99,
         "foreground_fraction": cropped.foreground_fraction,
     }
-
-
-def _record(task: ShardTask, out: Path, tar: Path, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    paths = [tar, tar.with_suffix(".idx"), *(out / ARCHIVE_DIR / key for key in rows)]
-    checksums = {path.relative_to(out).as_posix(): checksum(path) for path in paths}
-    return {"identity": task.identity(), "rows": rows, "checksums": checksums}

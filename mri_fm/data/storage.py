@@ -124,19 +124,20 @@ class S3Storage(Storage):
     def read(self, path: PurePath, offset: int, size: int) -> bytes:
         """See `Storage.read`."""
         try:
-            return bytes(self._request("cat_file", str(path), start=offset, end=offset + size))
+            return bytes(self.request("cat_file", str(path), start=offset, end=offset + size))
         except _BeyondEndError:
             return b""
 
     def size(self, path: PurePath) -> int:
         """See `Storage.size`."""
-        return int(self._request("info", str(path))["size"])
+        return int(self.request("info", str(path))["size"])
 
     def close(self) -> None:
         """Drop the client."""
         self._client = (0, None)
 
-    def _request(self, method: str, *arguments: Any, **options: Any) -> Any:
+    def request(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """Call a method of the client, again where another try may mend what failed; raises as `read`."""
         return retried(lambda: self._request_once(method, *arguments, **options), TRANSIENT, NETWORK)
 
     def _request_once(self, method: str, *arguments: Any, **options: Any) -> Any:

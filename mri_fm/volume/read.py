@@ -22,6 +22,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from mri_fm.errors import is_of_the_machine
 from mri_fm.volume.dicom import convert_series
 from mri_fm.volume.readers import open_image
 from mri_fm.volume.readers.image import Image
@@ -81,7 +82,7 @@ def read_series(files: list[Path]) -> Volume:
 
 @contextmanager
 def refuse_failures() -> Iterator[None]:
-    """Turn any failure of a reader into a `Refusal`, and keep its warnings off the terminal."""
+    """Turn any failure of a reader into a `Refusal`, but those of the machine; keep its warnings off the terminal."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -98,6 +99,8 @@ def refuse_failures() -> Iterator[None]:
     except (ImageFileError, HeaderDataError) as error:
         raise Refusal("not_readable", f"a damaged header ({type(error).__name__})") from error
     except Exception as error:
+        if is_of_the_machine(error):
+            raise
         cut = "Expected" in str(error) and "bytes" in str(error)  # nibabel's only sign of a short read
         raise Refusal("truncated" if cut else "not_readable", f"{type(error).__name__}: {_without_paths(error)}") from error
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mri_fm.volume.canonical import canonicalise
 from mri_fm.volume.read import read_volume
-from preprocessing.archive import open_archive, pyramid, write_image
+from preprocessing.archive import ROOT, pyramid, write_image
 
 
 def test_models_and_reader_accept_every_image(corpus: Path) -> None:
@@ -68,7 +68,7 @@ def test_thick_slices_are_kept_and_means_are_means() -> None:
 
 def test_coarse_voxels_lie_between_the_fine_ones(tmp_path: Path, corpus: Path) -> None:
     canonical = canonicalise(read_volume(corpus.parent / "raw" / "scan4.nii.gz"))  # 6 mm slices of 4 mm
-    write_image(tmp_path / "k", tmp_path / "scratch", canonical)
+    write_image(tmp_path / "k", canonical)
     first, second = zarr.open_group(tmp_path / "k", mode="r").attrs["ome"]["multiscales"][0]["datasets"][:2]
     assert [t["type"] for t in first["coordinateTransformations"]] == ["scale"]
     scale, shift = second["coordinateTransformations"]
@@ -76,11 +76,6 @@ def test_coarse_voxels_lie_between_the_fine_ones(tmp_path: Path, corpus: Path) -
     assert shift == {"type": "translation", "translation": [3.0, 2.0, 2.0]}
 
 
-def test_writing_again_replaces(tmp_path: Path, corpus: Path) -> None:
-    open_archive(tmp_path / "a.zarr")
-    open_archive(tmp_path / "a.zarr")
-    for name in ("scan0.nii.gz", "scan1.nii.gz"):
-        canonical = canonicalise(read_volume(corpus.parent / "raw" / name))
-        write_image(tmp_path / "a.zarr" / "k", tmp_path / "scratch", canonical)
-    assert np.array_equal(zarr.open_group(tmp_path / "a.zarr" / "k", mode="r")["0"][:], canonical.voxels)
-    assert not (tmp_path / "scratch").exists()
+def test_the_group_around_the_images_is_zarrs_own(tmp_path: Path) -> None:
+    zarr.create_group(tmp_path / "a.zarr", zarr_format=3)
+    assert (tmp_path / "a.zarr/zarr.json").read_bytes() == ROOT

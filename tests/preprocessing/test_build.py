@@ -181,6 +181,30 @@ def test_a_second_run_does_nothing_and_new_data_moves_nothing(tmp_path: Path) ->
     assert contents(out) == before
 
 
+def test_new_data_appends_shards_and_leaves_the_old_ones(tmp_path: Path, corpus: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "corpus"
+    shutil.copytree(corpus.parent / "raw", raw)
+    shutil.copytree(corpus, out)
+    before = contents(out)
+    for number in range(3):
+        nibabel.save(resampled((6, 5, 6), seed=70 + number), raw / f"late{number}.nii.gz")
+    build(raw, out, SPEC)
+    after = contents(out)
+    old = {path: value for path, value in before.items() if path.startswith(("shards/", "volumes.zarr/"))}
+    assert {path: after[path] for path in old} == old
+    added = sorted(path for path in after if path.startswith("shards/") and path not in before)
+    assert added
+    assert min(added) > max(path for path in before if path.startswith(added[0].partition("-")[0]))
+    assert len(manifest(out)) == 11
+    (raw / "scan0.nii.gz").unlink()
+    labels = (raw / "labels.csv").read_text().splitlines()
+    (raw / "labels.csv").write_text("\n".join(line for line in labels if "scan0" not in line))
+    build(raw, out, SPEC)
+    touched = {path for path, value in after.items() if path.startswith("shards/") and contents(out).get(path) != value}
+    shard = next(row["shard"] for row in manifest(corpus).values() if row["subject"] == "s0")
+    assert touched == {f"shards/{shard}", f"shards/{shard.replace('.tar', '.idx')}"}
+
+
 def test_an_interrupted_build_continues_and_equals_one_that_was_not(
     tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,7 +225,7 @@ def test_an_interrupted_build_continues_and_equals_one_that_was_not(
     assert not (out / "corpus.json").exists()
     resumed = []
     monkeypatch.setattr(tasks, "write_shard", lambda path, *rest: resumed.append(path.name) or real(path, *rest))
-    monkeypatch.setattr("preprocessing.build.examine", lambda *_: pytest.fail("pass 1 was repeated"))
+    monkeypatch.setattr("preprocessing.decisions.examine", lambda *_: pytest.fail("pass 1 was repeated"))
     build(raw, out, SPEC)
     assert resumed
     assert not set(resumed) & set(written)
@@ -274,9 +298,12 @@ def test_nothing_but_refusals_is_a_corpus_without_volumes(tmp_path: Path) -> Non
 def test_an_input_that_changes_between_the_passes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = small_raw(tmp_path / "raw")
     build(raw, tmp_path / "corpus", Spec())
-    monkeypatch.setattr(
-        "preprocessing.build.open_archive", lambda folder: nibabel.save(resampled((5, 5, 5), seed=9), raw / "scan0.nii.gz")
-    )
+
+    def change(*_: object) -> dict:
+        nibabel.save(resampled((5, 5, 5), seed=9), raw / "scan0.nii.gz")
+        return {}
+
+    monkeypatch.setattr("preprocessing.build.read_layout", change)
     with pytest.raises(UserError, match=r"scan0.nii.gz changed"):
         build(raw, tmp_path / "corpus", SPEC)
     assert not (tmp_path / "corpus" / "corpus.json").exists()

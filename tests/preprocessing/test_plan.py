@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocessing.plan import keep_first, plan_shards, shard_size, split_of
+from preprocessing.plan import keep_first, lay_out, plan_shards, shard_size, split_of
 
 fractions = st.floats(0, 0.45)
 
@@ -53,3 +53,20 @@ def test_shards_are_shuffled_differently_for_each_split() -> None:
     (first,), (second,) = plan_shards(sizes, 100, 0), plan_shards(sizes, 100, 1)
     assert first != sorted(sizes)
     assert first != second
+
+
+def test_new_keys_go_behind_the_old_shards() -> None:
+    sizes = {f"k{i}": 10 for i in range(8)}
+    splits = {key: "val" if key == "k7" else "train" for key in sizes}
+    first = lay_out(dict.fromkeys(("k0", "k1", "k2"), 10), splits, 20, {})
+    assert sorted(first) == ["train-000000", "train-000001"]
+    second = lay_out(sizes, splits, 20, first)
+    assert {name: second[name] for name in first} == first
+    assert sorted(set(second) - set(first)) == ["train-000002", "train-000003", "val-000000"]
+    assert sorted(key for keys in second.values() for key in keys) == sorted(sizes)
+
+
+def test_keys_that_are_gone_or_change_their_split_leave_their_shard() -> None:
+    earlier = {"train-000000": ["a", "b"], "train-000001": ["c"], "val-000000": ["d"]}
+    layout = lay_out({"a": 1, "c": 1, "d": 1}, {"a": "train", "c": "val", "d": "val"}, 10, earlier)
+    assert layout == {"train-000000": ["a"], "val-000000": ["d"], "val-000001": ["c"]}

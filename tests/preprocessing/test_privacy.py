@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mri_fm.errors import UserError
-from preprocessing.privacy import make_key, pseudonym, public_columns, public_dataset, public_session, read_key
+from preprocessing.privacy import new_key, pseudonym, public_columns, public_dataset, public_session, read_key
 
 KEY = b"secret"
 
@@ -56,9 +56,9 @@ def test_columns(column: str, values: list[str], passes: bool) -> None:
 
 
 def test_keys(tmp_path: Path) -> None:
-    make_key(tmp_path / "key")
+    (tmp_path / "key").write_text(new_key() + "\n")
     assert len(read_key(tmp_path / "key")) == 32
-    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    assert new_key() != new_key()
     for text, words in (("xyz", "damaged"), ("ab", "too short")):
         (tmp_path / "bad").write_text(text)
         with pytest.raises(UserError, match=words):

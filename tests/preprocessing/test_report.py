@@ -13,9 +13,10 @@ import pytest
 import zarr
 from PIL import Image
 
-from mri_fm.data.schema import ARCHIVE_DIR, CORPUS_FILE, LEDGER, LEDGER_FILE, MANIFEST, MANIFEST_FILE, REPORT_FILE
+from mri_fm.data.schema import ARCHIVE_DIR, CORPUS_FILE, LEDGER, LEDGER_FILE, MANIFEST, MANIFEST_FILE
 from mri_fm.volume.refusal import CODES
-from preprocessing.report import MM_PER_PIXEL, choose_for_gallery, middle_slices, write_report
+from preprocessing.place import Folder
+from preprocessing.report import MM_PER_PIXEL, choose_for_gallery, draw_report, middle_slices
 
 ABOUT = {"dataset": "d", "subject": "s", "session": "1", "split": "train", "orientation": "RAS", "dtype": "int16"}
 FIGURES = {"p01": 1.0, "p99": 9.0, "crop_p01": 0.0, "crop_p99": 9.0, "foreground_fraction": 0.5}
@@ -49,8 +50,7 @@ def _corpus(folder: Path, rows: list[dict[str, Any]], refused: list[tuple[str, s
 
 
 def _page(corpus: Path) -> str:
-    write_report(corpus)
-    return (corpus / REPORT_FILE).read_text()
+    return draw_report(Folder(corpus), json.loads((corpus / CORPUS_FILE).read_text()))
 
 
 def test_counts_and_pictures_are_on_the_page(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import pytest
 from distributed import LocalCluster
 
-from mri_fm.errors import UserError
+from mri_fm.errors import ResumableError, UserError
 from preprocessing.runner import run_here, task_runner
 
 
@@ -31,7 +31,7 @@ def test_dask_equals_the_plain_runner() -> None:
         with pytest.raises(UserError, match="no 3"):
             run(fail, [3], "fail")
         assert run(die, [7], "die", describe) == ["lost 7"]
-        with pytest.raises(UserError, match="fewer --workers"):
+        with pytest.raises(ResumableError, match="fewer --workers"):
             run(die, [7], "die")
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from mri_fm.data.schema import LEDGER, MANIFEST
 from mri_fm.errors import UserError
+from preprocessing.place import Folder
 from preprocessing.tables import label_column, read_ledger, write_ledger
 
 
@@ -33,11 +34,11 @@ def test_label_columns(values: list[str | None], kind: pa.DataType, expected: li
 
 
 def test_ledger_is_sorted_and_private(tmp_path: Path) -> None:
-    (tmp_path / "private").mkdir()
-    assert read_ledger(tmp_path) == []
+    place = Folder(tmp_path)
+    assert read_ledger(place) == []
     rows = [{"source_path": p, "decision": "refused", "code": "label", "reason": "", "key": ""} for p in ("b", "a")]
-    write_ledger(tmp_path, rows)
-    assert [row["source_path"] for row in read_ledger(tmp_path)] == ["a", "b"]
+    write_ledger(place, rows)
+    assert [row["source_path"] for row in read_ledger(place)] == ["a", "b"]
     path = tmp_path / "private/ledger.parquet"
     assert path.stat().st_mode & 0o777 == 0o600
     assert pq.read_schema(path).equals(LEDGER)
@@ -47,7 +48,7 @@ def test_a_damaged_ledger_is_named(tmp_path: Path) -> None:
     (tmp_path / "private").mkdir()
     (tmp_path / "private/ledger.parquet").write_bytes(b"x")
     with pytest.raises(UserError, match=r"ledger.parquet is damaged"):
-        read_ledger(tmp_path)
+        read_ledger(Folder(tmp_path))
 
 
 def test_manifest_schema_of_a_real_corpus(corpus: Path) -> None:
