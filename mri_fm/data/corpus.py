@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -96,7 +97,9 @@ class Corpus:
         info = _read_info(storage)
         if verify in ("full", "manifest"):
             _verify_checksum(storage, schema.MANIFEST_FILE, info["checksums"])
-        corpus = cls(storage, info, _read_manifest(storage))
+        table = _read_manifest(storage)
+        _check_names(storage, table)
+        corpus = cls(storage, info, table)
         check_codecs((sample.codec for sample in corpus.samples), corpus.root)
         for name, end in corpus.shard_ends().items() if shards else ():
             _verify_size(storage, f"{schema.SHARD_DIR}/{name}", end)
@@ -189,6 +192,15 @@ def _read_manifest(storage: Storage) -> Any:
     if absent:
         raise UserError(f"{path} lacks the columns {', '.join(absent)}: {_REBUILD}")
     return table
+
+
+def _check_names(storage: Storage, table: Any) -> None:
+    """Keys and shards become paths; a manifest from elsewhere must not lead out of the corpus by them."""
+    for column, allowed in {"key": schema.KEY_PATTERN, "shard": schema.SHARD_PATTERN}.items():
+        for name in table.column(column).unique().to_pylist():
+            if not re.fullmatch(allowed, str(name)):
+                where = f"{storage.address}/{schema.MANIFEST_FILE}"
+                raise UserError(f"{where} has the {column} {name!r}, a name that no build writes: {_REBUILD}")
 
 
 def _samples(root: PurePath, table: Any) -> list[Sample]:

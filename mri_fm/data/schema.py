@@ -31,6 +31,8 @@ REPORT_FILE = "report.html"
 
 SPLITS = ("train", "val", "test")
 CONTRASTS = ("T1", "T2", "FLAIR", "T2STAR", "OTHER")
+KEY_PATTERN = r"[a-z0-9_-]+"
+SHARD_PATTERN = r"[A-Za-z0-9_-]+\.tar"
 FOREGROUND_MAX = 32767
 CROP_MARGIN = 6
 

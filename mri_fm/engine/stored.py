@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mri_fm.engine.fragments import WEIGHT, Fragment
@@ -48,12 +48,19 @@ class Stored:
     """The files of a checkpoint; assumed verified."""
 
     def __init__(self, checkpoint: Path) -> None:
-        """Read the headers of all files."""
+        """Read the headers of all files.
+
+        Raises:
+            UserError: one is no safetensors file.
+        """
         self.checkpoint, self.meta = checkpoint, read_meta(checkpoint)
         self.optimizer_step = int(self.meta["optimizer_step"])
         self._parts: dict[tuple[str, str], list[tuple[int, int, Any]]] = {}  # start, end, values
         for path in sorted(checkpoint.glob("rank-*.safetensors")):
-            self._index(safe_open(path, framework="pt"))
+            try:
+                self._index(safe_open(path, framework="pt"))
+            except (SafetensorError, ValueError) as error:
+                raise UserError(f"{path} is no safetensors file ({error}); nothing else is read as a checkpoint") from error
 
     def _index(self, file: Any) -> None:
         for key in file.keys():  # noqa: SIM118  a file, not a dict
