@@ -12,8 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mri_fm.engine.environment import exit_on_user_error, read_environment, start_process_group
-from mri_fm.errors import UserError
+from mri_fm.engine.environment import exit_on_error, read_environment, start_process_group
+from mri_fm.errors import ResumableError, UserError
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -52,11 +52,11 @@ def train(options: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """Run; a user's mistake is one line and exit code 2."""
+    """Run; a user's mistake is one line and exit code 2, storage that does not answer one line and 75."""
     try:
         return train(parse(sys.argv[1:]))
-    except UserError as error:  # before the ranks have met; then `Peers` says it
-        return exit_on_user_error(error)
+    except (UserError, ResumableError) as error:  # before the ranks have met; then `Peers` says it
+        return exit_on_error(error)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from mri_fm.data import schema
 from mri_fm.data.codecs import check_codecs
-from mri_fm.data.storage import Storage, open_storage
-from mri_fm.errors import UserError
+from mri_fm.data.storage import TRANSIENT, Storage, open_storage
+from mri_fm.errors import ResumableError, UserError
 
 _REBUILD = "build it again with python -m preprocessing.build_shards"
 Seen = Callable[[int], None] | None
@@ -86,8 +86,9 @@ class Corpus:
             shards: False for a use of the archive alone: shards are not looked at and may be absent.
 
         Raises:
-            UserError: no corpus there, storage that cannot be reached, another format version, a codec that is not
-                installed, or a file that is missing, truncated or changed.
+            UserError: no corpus there, no permission, another format version, a codec that is not installed, or a file that
+                is missing, truncated or changed.
+            ResumableError: the storage does not answer.
         """
         with closing(open_storage(address)) as storage:
             return cls._open(storage, verify, shards)
@@ -112,6 +113,7 @@ class Corpus:
 
         Raises:
             UserError: it is missing or was changed.
+            ResumableError: the storage does not answer.
         """
         _verify_checksum(self.storage, f"{schema.SHARD_DIR}/{name}", self.info["checksums"], seen)
 
@@ -150,11 +152,14 @@ def _listed(names: Iterable[str]) -> str:
 
 @contextmanager
 def _reading(storage: Storage, name: str, missing: str = f"restore it, or {_REBUILD}") -> Iterator[None]:
-    """One line for a file that is missing or cannot be read."""
+    """One line for a file that is missing or cannot be read, and for storage that does not answer."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{storage.address}/{name} is missing{_detail(error)}: {missing}") from error
+    except TRANSIENT as error:  # the storage has asked again by itself
+        away = f"the storage is away: {storage.address}/{name} cannot be read{_detail(error)}"
+        raise ResumableError(f"{away}; the same command goes on once it is back") from error
     except OSError as error:
         raise UserError(f"{storage.address}/{name} cannot be read{_detail(error)}: mend that and start again") from error
 

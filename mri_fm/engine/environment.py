@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from mri_fm.errors import EXIT_USER_ERROR, UserError
+from mri_fm.errors import ResumableError, UserError, exit_code
 
 _RANK_0_HEAD_START_S = 5.0
 _SLURM_FIRST_PORT, _SLURM_PORTS = 20000, 10000
@@ -146,17 +146,18 @@ def on_rank_0(environment: Environment, work: Callable[[], Result]) -> Result:
     """Do once, on rank 0, and give its (picklable) result to all ranks, which call together.
 
     Raises:
-        UserError: the one that rank 0 met, on all ranks; else the others would find it gone in their next collective.
+        UserError, ResumableError: the one that rank 0 met, on all ranks; else the others would find it gone in their next
+            collective.
     """
     outcome: list[Any] = [None, None]
     if environment.is_main:
         try:
             outcome[0] = work()
-        except UserError as error:
-            outcome[1] = str(error)
+        except (UserError, ResumableError) as error:
+            outcome[1] = error
     torch.distributed.broadcast_object_list(outcome)
     if outcome[1] is not None:
-        raise UserError(outcome[1])
+        raise outcome[1]
     return outcome[0]
 
 
@@ -164,21 +165,21 @@ def on_all_ranks(environment: Environment, work: Callable[[], None]) -> None:
     """Do on every rank, which call together and may take as long as they like.
 
     Raises:
-        UserError: the one of the first rank that met one, on all ranks.
+        UserError, ResumableError: the one of the first rank that met one, on all ranks.
     """
+    error: UserError | ResumableError | None = None
     try:
         work()
-        error = None
-    except UserError as met:
-        error = str(met)
-    errors: list[str | None] = [None] * environment.world
+    except (UserError, ResumableError) as met:
+        error = met
+    errors: list[UserError | ResumableError | None] = [None] * environment.world
     patient: Any = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
     torch.distributed.all_gather_object(errors, error, group=patient)
-    for message in filter(None, errors):
-        raise UserError(message)
+    for first in filter(None, errors):
+        raise first
 
 
-def exit_on_user_error(error: UserError) -> int:
+def exit_on_error(error: UserError | ResumableError) -> int:
     """Print the error once for the whole job and return the exit code.
 
     All ranks meet most errors together. The launcher ends every rank when the first one exits, so the others give rank 0
@@ -187,4 +188,4 @@ def exit_on_user_error(error: UserError) -> int:
     if int(os.environ.get("RANK", "0")) != 0:
         time.sleep(_RANK_0_HEAD_START_S)
     print(f"error: {error}", file=sys.stderr, flush=True)
-    return EXIT_USER_ERROR
+    return exit_code(error)

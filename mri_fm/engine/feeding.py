@@ -34,6 +34,7 @@ def forked_workers(config: Config, environment: Environment) -> Iterator[TrainLo
 
     Raises:
         UserError: no corpus, or one that cannot be trained on so.
+        ResumableError: its storage does not answer.
     """
     if config.data.workers == 0:
         yield None

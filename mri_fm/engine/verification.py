@@ -18,7 +18,7 @@ def open_corpus(config: DataConfig, environment: Environment) -> Corpus:
     """The corpus, checked as `data.verify` asks, and this node's cache.
 
     Raises:
-        UserError: the same one on all ranks, whichever has met it.
+        UserError, ResumableError: the same one on all ranks, whichever has met it.
     """
     shards = config.reader != "archive"
     full = config.verify == "full"

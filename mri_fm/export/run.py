@@ -18,7 +18,7 @@ from mri_fm.engine.identity import differences, identity
 from mri_fm.engine.publication import CHECKSUM_FILE
 from mri_fm.engine.stored import read_meta
 from mri_fm.engine.weights import load_objective
-from mri_fm.errors import UserError
+from mri_fm.errors import ResumableError, UserError
 from mri_fm.evaluate.evaluation import choose_encoder
 from mri_fm.export.card import Facts, write_card
 from mri_fm.export.folder import CONFIG_FILE, MODEL_TYPE, file_sha256, write_folder
@@ -113,7 +113,7 @@ def _find_corpus(address: str, content: str, say: Callable[[str], None]) -> Corp
     """
     try:
         corpus = Corpus.open(address, "manifest", shards=False)
-    except UserError as error:
+    except (UserError, ResumableError) as error:
         say(f"the model card will not describe the data: {error}; --corpus says where the corpus lies now")
         return None
     if corpus.info["checksums"].get(MANIFEST_FILE, corpus.info["spec_hash"]) != content:

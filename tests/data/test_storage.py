@@ -1,6 +1,7 @@
 """Storage: a folder, and a real S3 server that is killed, slow, empty or closed to us."""
 
 import multiprocessing
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,14 +9,16 @@ from types import SimpleNamespace
 import pytest
 import xxhash
 
+import train
 from mri_fm.data import storage as storage_module
 from mri_fm.data.corpus import Corpus
 from mri_fm.data.loader import evaluation_batches
 from mri_fm.data.reader import BadSampleError, Fault, ShardReader
 from mri_fm.data.retry import Backoff
 from mri_fm.data.storage import LocalStorage, S3Storage, Storage, open_storage, same_place
-from mri_fm.errors import ResumableError, UserError
+from mri_fm.errors import EXIT_RESUMABLE, ResumableError, UserError
 from tests.data.test_loader import CPU, by_position, config, loader, take
+from tests.distributed import run_ranks
 from tests.s3 import BUCKET, S3Server
 
 
@@ -105,6 +108,13 @@ def test_a_forked_process_makes_a_connection_of_its_own(address: str) -> None:
     assert reader.read(corpus.samples[0]).sum() == expected[0]
 
 
+def exit_code_of_training(rank: int) -> int | str | None:
+    try:
+        return train.main()
+    except SystemExit as end:
+        return end.code
+
+
 def refusal(address: str, verify: str = "full") -> str:
     with pytest.raises(UserError) as error:
         Corpus.open(address, verify)
@@ -139,7 +149,33 @@ def test_senseless_addresses_are_named(address: str, message: str) -> None:
 @pytest.mark.usefixtures("impatient")
 def test_a_server_that_is_not_there_is_named(own_server: S3Server) -> None:
     own_server.kill()
-    assert "S3 does not answer" in refusal(f"s3://{BUCKET}/small")
+    with pytest.raises(ResumableError) as error:
+        Corpus.open(f"s3://{BUCKET}/small")
+    message = f"the storage is away: s3://{BUCKET}/small/corpus.json cannot be read (S3 does not answer"
+    assert str(error.value).startswith(message)
+    assert str(error.value).endswith("the same command goes on once it is back")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_goes_while_shards_are_verified_is_no_changed_shard(own_server: S3Server, ellipsoids: Path) -> None:
+    corpus = Corpus.open(own_server.upload(ellipsoids), "size")
+    own_server.kill()
+    with pytest.raises(ResumableError, match=r"train-000000\.tar cannot be read"):
+        corpus.verify_shard("train-000000.tar")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.usefixtures("impatient")
+def test_training_from_a_server_that_is_not_there_ends_resumable(
+    own_server: S3Server, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With workers the corpus is opened before the ranks meet, without them after."""
+    own_server.kill()
+    words = [f"data.corpus=s3://{BUCKET}/small", f"run.dir={tmp_path}", f"data.workers={workers}", "wandb.mode=disabled"]
+    monkeypatch.setattr(sys, "argv", ["train.py", "--objective", "mae", *words])
+    assert run_ranks(exit_code_of_training, 1) == [EXIT_RESUMABLE]
+    assert "error: the storage is away" in capfd.readouterr().err
 
 
 def fault(storage: Storage, sample: object) -> Fault:

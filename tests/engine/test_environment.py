@@ -6,29 +6,36 @@ import pytest
 import torch
 
 from mri_fm.engine.environment import Environment, first_host, on_rank_0, read_environment
-from mri_fm.errors import UserError
+from mri_fm.errors import ResumableError, UserError
 from tests.distributed import run_ranks
 
 
-def do_once(rank: int, fails: bool) -> tuple[str, int]:
+def do_once(rank: int, problem: Exception | None) -> tuple[str, int]:
     torch.distributed.init_process_group("gloo")
     calls: list[int] = []
 
     def work() -> str:
         calls.append(rank)
-        if fails:
-            raise UserError("bad shard")
+        if problem is not None:
+            raise problem
         return "result"
 
     try:
         return on_rank_0(read_environment(), work), len(calls)
-    except UserError as error:
-        return f"refused: {error}", len(calls)
+    except (UserError, ResumableError) as error:
+        return f"{type(error).__name__}: {error}", len(calls)
 
 
-@pytest.mark.parametrize(("fails", "told"), [(False, "result"), (True, "refused: bad shard")])
-def test_all_ranks_learn_what_rank_0_found(fails, told):
-    assert run_ranks(do_once, 2, fails) == [(told, 1), (told, 0)]
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [
+        (None, "result"),
+        (UserError("bad shard"), "UserError: bad shard"),
+        (ResumableError("no answer"), "ResumableError: no answer"),
+    ],
+)
+def test_all_ranks_learn_what_rank_0_found(problem, told):
+    assert run_ranks(do_once, 2, problem) == [(told, 1), (told, 0)]
 
 
 def join_alone(rank: int) -> int:

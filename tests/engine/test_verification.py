@@ -12,7 +12,7 @@ from mri_fm.config import DataConfig
 from mri_fm.data.corpus import Corpus
 from mri_fm.engine.environment import Environment, on_all_ranks, read_environment
 from mri_fm.engine.verification import open_corpus
-from mri_fm.errors import EXIT_RESUMABLE, UserError
+from mri_fm.errors import EXIT_RESUMABLE, ResumableError, UserError
 from tests.distributed import run_ranks
 
 
@@ -59,15 +59,16 @@ def test_what_one_rank_finds_stops_all(corpus: Path, tmp_path: Path, number: int
     assert "was changed" in message
 
 
-def test_the_first_ranks_error_is_every_ranks() -> None:
+@pytest.mark.parametrize("kind", [UserError, ResumableError])
+def test_the_first_ranks_error_is_every_ranks(kind: type[Exception]) -> None:
     def work(rank: int) -> str:
         dist.init_process_group("gloo")
 
         def fail() -> None:
             if rank:
-                raise UserError(f"rank {rank}")
+                raise kind(f"rank {rank}")
 
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(kind) as caught:
             on_all_ranks(Environment(rank, 3, rank, 3), fail)
         return str(caught.value)
 
