@@ -38,7 +38,7 @@ from preprocessing.runner import Runner, task_runner
 from preprocessing.tables import OWN_COLUMNS, read_layout, read_ledger, write_corpus_file, write_ledger, write_manifest
 from preprocessing.tasks import DONE_DIR, Decision, Member, ShardTask, is_intact, write_task
 
-ALGORITHM = 1  # raise it when the voxels that a build writes change
+ALGORITHM = 2  # raise it when the voxels that a build writes change
 KEY_DIGITS = 16
 KEY_NAME = "key"
 STATE_FILE = "private/inputs.json"
@@ -50,12 +50,13 @@ Report = Callable[[Place, dict[str, Any]], str]
 class Spec:
     """What decides a corpus besides its inputs.
 
-    `dataset`: the adapter that all inputs must obey, "auto" for each input's own; `max_spacing` in mm; `shard_bytes` of
-    uncompressed payload per shard at most; `codec` of the payloads; `holdout`: scans whose people go to the split "test", so
-    that nobody trains on any of their volumes.
+    `dataset`: the adapter that all inputs must obey, "auto" for each input's own; `max_spacing` in mm; `reference_volume`:
+    take one volume of a 4-D series; `shard_bytes` of uncompressed payload per shard at most; `codec` of the payloads;
+    `holdout`: scans whose people go to the split "test", so that nobody trains on any of their volumes.
     """
 
     max_spacing: float = MAX_SPACING_MM
+    reference_volume: bool = False
     val_fraction: float = 0.1
     test_fraction: float = 0.0
     shard_bytes: int = 1_000_000_000
@@ -239,8 +240,9 @@ def _shard_tasks(
     sizes = {member.key: decisions[path].payload_bytes for path, member in members.items()}
     split_of_key = {member.key: splits[path] for path, member in members.items()}
     layout = lay_out(sizes, split_of_key, spec.shard_bytes, read_layout(place, spec.hash()))
+    rules = spec.max_spacing, spec.reference_volume
     return [
-        ShardTask(str(raw), place.address, name, tuple(by_key[key] for key in keys), spec.max_spacing, spec.codec, spec.hash())
+        ShardTask(str(raw), place.address, name, tuple(by_key[key] for key in keys), *rules, spec.codec, spec.hash())
         for name, keys in layout.items()
     ]
 

@@ -27,7 +27,7 @@ def main() -> None:
     from preprocessing.build import Spec, build, summary  # after parsing: this import takes seconds, in every worker too
     from preprocessing.report import draw_report
 
-    fields = ("dataset", "max_spacing", "val_fraction", "test_fraction", "shard_bytes", "codec")
+    fields = ("dataset", "max_spacing", "reference_volume", "val_fraction", "test_fraction", "shard_bytes", "codec")
     holdout = tuple(dict.fromkeys(scan for path in arguments.holdout for scan in read_split(path)))
     spec = Spec(**{name: getattr(arguments, name) for name in fields}, holdout=holdout)
     options = {"workers": arguments.workers, "scheduler": arguments.scheduler, "key": arguments.key}
@@ -68,6 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         help="the data set that every scan must belong to; auto (default): each is told by its path, see below",
     )  # fmt: skip
     parser.add_argument("--max-spacing", type=float, default=6.5, help="refuse volumes whose voxels lie further apart, mm")
+    parser.add_argument(
+        "--reference-volume", action="store_true", help="take one volume of a 4-D series, instead of refusing it"
+    )
     parser.add_argument("--val-fraction", type=float, default=0.1, help="share of subjects for validation")
     parser.add_argument("--test-fraction", type=float, default=0.0, help="share of subjects for tests")
     parser.add_argument(

@@ -14,12 +14,11 @@ import xxhash
 from mri_fm.errors import UserError
 from mri_fm.volume.dicom import is_dicom, series_tags
 from mri_fm.volume.readers import NAMES_VOXELS, named_voxels
+from mri_fm.volume.statements import sidecar_of
 
 TEXT_SUFFIXES = {".csv", ".tsv", ".txt", ".md", ".rst", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".bval", ".bvec"}
 TEXT_NAMES = {"readme", "license", "licence", "changes", "copying", "authors", "dicomdir"}
 HEADERS_OF = {".img": (".hdr",), ".brik": (".head",), ".rec": (".par",)}
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".mnc", ".hdr", ".par", ".rec", ".head", ".brik", ".nrrd", ".nhdr",
-                  ".mha", ".mhd", ".mif", ".mif.gz", ".mih")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Input:
         files: relative paths; several for a DICOM series.
         series: whether to read it as DICOM.
         person: PatientID of a DICOM series, else "".
-        companions: relative paths of files that hold the voxels of a header.
+        companions: relative paths of files that are read with it: a header's voxels, the sidecar, b-values.
     """
 
     source_path: str
@@ -74,12 +73,18 @@ def find_inputs(raw: Path, files: dict[str, tuple[int, int]]) -> list[Input]:
             candidates.append(path)
     series, inputs = _group_series(raw, candidates, files)
     taken = [PurePosixPath(path).parent for path in (*inputs, *(members[0] for members, _ in series))]
-    found = [Input(printable(path), (path,), companions=tuple(voxels[path.lower()])) for path in inputs]
+    found = [Input(printable(path), (path,), companions=(*voxels[path.lower()], *_beside(path, files))) for path in inputs]
     for members, person in series:
         folder = PurePosixPath(members[0]).parent
         alone = len(members) > 1 and taken.count(folder) == 1
         found.append(Input(printable(str(folder) if alone else members[0]), tuple(members), True, person))
     return sorted(found, key=lambda i: i.source_path)
+
+
+def _beside(path: str, files: dict[str, tuple[int, int]]) -> list[str]:
+    """The sidecar and the b-values of an image."""
+    sidecar = sidecar_of(path)
+    return [name for name in (sidecar, sidecar.removesuffix(".json") + ".bval") if name in files and name != path]
 
 
 def _named_voxels(raw: Path, files: dict[str, tuple[int, int]]) -> dict[str, list[str]]:
@@ -151,7 +156,7 @@ def _group_series(
     people: dict[tuple[str, str], str] = {}
     others = []
     for path in candidates:
-        if path.lower().endswith(IMAGE_SUFFIXES) or files[path][0] <= 0 or not _readable_dicom(raw / path):
+        if files[path][0] <= 0 or not _readable_dicom(raw / path):
             others.append(path)
             continue
         tags = series_tags(raw / path)

@@ -63,6 +63,7 @@ class ShardTask:
     name: str
     members: tuple[Member, ...]
     max_spacing: float
+    reference_volume: bool
     codec: str
     spec_hash: str
 
@@ -72,7 +73,7 @@ class ShardTask:
         return xxhash.xxh3_128_hexdigest(json.dumps(parts).encode())
 
 
-def load(raw: Path, item: Input, max_spacing: float) -> tuple[Canonical, Crop, dict[str, str]]:
+def load(raw: Path, item: Input, max_spacing: float, reference_volume: bool) -> tuple[Canonical, Crop, dict[str, str]]:
     """Read an input into its canonical form and its crop; also what a DICOM header says of the contrast.
 
     Raises:
@@ -83,15 +84,15 @@ def load(raw: Path, item: Input, max_spacing: float) -> tuple[Canonical, Crop, d
     for file in (*files, *(raw / companion for companion in item.companions)):
         if file.is_file():  # readers hide why they cannot open one
             file.open("rb").close()
-    prepared = prepare_files(files, series=item.series, max_spacing=max_spacing)
+    prepared = prepare_files(files, series=item.series, max_spacing=max_spacing, reference_volume=reference_volume)
     return prepared.canonical, prepared.crop, prepared.info
 
 
-def examine(raw: str, max_spacing: float, marked: tuple[Input, str]) -> Decision:
+def examine(raw: str, max_spacing: float, reference_volume: bool, marked: tuple[Input, str]) -> Decision:
     """Pass 1: decide on one input, given with its fingerprint. Never raises for what the input holds."""
     item, fingerprint = marked
     try:
-        canonical, cropped, info = load(Path(raw), item, max_spacing)
+        canonical, cropped, info = load(Path(raw), item, max_spacing, reference_volume)
     except Refusal as refusal:
         return Decision(item.source_path, fingerprint, refusal.code, refusal.reason)
     mean, std = canonical.source_moments()
@@ -156,7 +157,7 @@ def _samples(task: ShardTask, place: Place, folder: Path, record: dict[str, Any]
 
 def _reload(task: ShardTask, member: Member) -> tuple[Canonical, Crop]:
     try:
-        canonical, cropped, _ = load(Path(task.raw), member.item, task.max_spacing)
+        canonical, cropped, _ = load(Path(task.raw), member.item, task.max_spacing, task.reference_volume)
         same = canonical.content_hash() == member.content_hash
     except Refusal:
         same = False
@@ -176,4 +177,5 @@ def _facts(canonical: Canonical, cropped: Crop) -> dict[str, Any]:
         "crop_p01": cropped.crop_p01,
         "crop_p99": cropped.crop_p99,
         "foreground_fraction": cropped.foreground_fraction,
+        "repaired": canonical.repaired,
     }

@@ -59,11 +59,12 @@ MANIFEST = pa.schema(
         ("size", pa.int64()),  # of the payload as stored, bytes
         ("checksum", pa.string()),  # XXH3-64 of the payload as stored, 16 hex digits
         ("codec", pa.string()),  # of the payload, `mri_fm.data.codecs`; where it is absent or null: raw
+        ("repaired", pa.int64()),  # voxels of the background that were NaN or infinite; where it is absent or null: 0
     ]
 )
 """Columns every manifest has, in this order (those in `LATER` since then); label columns follow."""
 
-LATER = ("codec",)
+LATER = ("codec", "repaired")
 """Columns that manifests of this format version may lack."""
 
 LEDGER = pa.schema(

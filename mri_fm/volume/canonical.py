@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
+from scipy import ndimage
 
+from mri_fm.volume.content import check_content, check_units, fill_non_finite
 from mri_fm.volume.foreground import foreground
-from mri_fm.volume.intensity import is_label, percentiles, quantise
+from mri_fm.volume.intensity import percentiles, quantise
 from mri_fm.volume.orient import RasVolume, to_ras, translate
 from mri_fm.volume.read import Volume
 from mri_fm.volume.refusal import Refusal
@@ -18,6 +20,7 @@ MIN_FIELD_OF_VIEW_MM = 50.0
 MAX_SPACING_MM = 6.5
 SPACING_TOLERANCE_MM = 0.01
 MIN_SLICES = 4
+MAX_SHEAR = 0.05  # cosine of the angle between two axes, which is 3° off a right one
 ROUNDING_SHIFT_MM = 2.75e-5  # keeps n/1024 mm, so 0.9375, off the edge where noise in an affine would round either way
 
 
@@ -31,6 +34,7 @@ class Canonical:
         spacing: millimetres along z, y, x.
         orientation: of the source array.
         dtype: of the source voxels.
+        repaired: voxels of the background that were NaN or infinite and now have the lowest value.
     """
 
     voxels: NDArray[np.int16]
@@ -40,6 +44,7 @@ class Canonical:
     offset: float
     orientation: str
     dtype: str
+    repaired: int = 0
 
     def content_hash(self) -> str:
         """XXH3-128 (hex) of voxels, shape and spacing to 0.001 mm: equal for the same scan stored in another way."""
@@ -77,22 +82,42 @@ def canonicalise(volume: Volume, *, max_spacing: float = MAX_SPACING_MM) -> Cano
     """Check a volume against the rules and bring it into canonical form.
 
     Raises:
-        Refusal: too_few_slices, spacing, field_of_view, non_finite, constant, label or no_orientation.
+        Refusal: too_few_slices, spacing, field_of_view, sheared, no_orientation, non_finite, constant, label, not_mr or
+            derived_map.
     """
     ras = to_ras(volume)
     check_geometry(ras, max_spacing=max_spacing)
-    voxels, scale, offset = quantise(ras.array)
-    if is_label(voxels, scale):
-        raise Refusal("label", "few distinct whole numbers")
+    array, filled = fill_non_finite(ras.array)
+    check_units(array, float(array.min()), float(array.max()))
+    voxels, scale, offset = quantise(array)
     voxels = np.ascontiguousarray(voxels)
-    return Canonical(voxels, ras.affine, ras.spacing, scale, offset, ras.orientation, volume.dtype)
+    check_content(voxels, scale)
+    repaired = 0 if filled is None else _count_in_background(filled, voxels, ras.spacing)
+    return Canonical(voxels, ras.affine, ras.spacing, scale, offset, ras.orientation, volume.dtype, repaired)
+
+
+def _count_in_background(filled: NDArray[np.bool_], voxels: NDArray[np.int16], spacing: tuple[float, float, float]) -> int:
+    """How many voxels were filled, none of them inside the head, where the filling would be an invention.
+
+    Outside is what reaches the edge of the volume through voxels of the lowest value, also in a furrow of the brain.
+    """
+    components, _ = ndimage.label(voxels == 1)
+    edges = np.zeros(filled.shape, bool)
+    for axis in range(3):
+        np.moveaxis(edges, axis, 0)[[0, -1]] = True
+    enclosed = filled & ~np.isin(components, components[edges & (components > 0)])
+    found = foreground(voxels, spacing)
+    inside = int((enclosed[tuple(map(slice, found.start, found.stop))] & found.mask).sum())
+    if inside:
+        raise Refusal("non_finite", f"{inside} voxels inside the head are NaN or infinite")
+    return int(filled.sum())
 
 
 def check_geometry(ras: RasVolume, *, max_spacing: float) -> None:
-    """The rules on shape, spacing and field of view.
+    """The rules on shape, spacing, field of view and right angles.
 
     Raises:
-        Refusal: too_few_slices, spacing or field_of_view.
+        Refusal: too_few_slices, spacing, field_of_view or sheared.
     """
     shape = ras.array.shape
     extent = [n * s for n, s in zip(shape, ras.spacing, strict=True)]
@@ -102,6 +127,10 @@ def check_geometry(ras: RasVolume, *, max_spacing: float) -> None:
         raise Refusal("spacing", f"{max(ras.spacing):.2f} mm between voxels, more than {max_spacing:g}")
     if min(extent) <= MIN_FIELD_OF_VIEW_MM:
         raise Refusal("field_of_view", f"{min(extent):.1f} mm, not more than {MIN_FIELD_OF_VIEW_MM:g}")
+    directions = ras.affine[:3, :3] / np.array(ras.spacing[::-1])
+    shear = float(np.abs(directions.T @ directions - np.eye(3)).max())
+    if shear > MAX_SHEAR:
+        raise Refusal("sheared", f"two axes are {np.degrees(np.arcsin(min(shear, 1.0))):.1f}° off a right angle")
 
 
 def crop(canonical: Canonical) -> Crop:

@@ -1,8 +1,9 @@
-"""DICOM series: grouping files, and conversion by dcm2niix, which knows the vendors' dialects."""
+"""DICOM series: recognising and grouping files, and conversion by dcm2niix, which knows the vendors' dialects."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -12,26 +13,37 @@ from pathlib import Path
 
 import dcm2niix
 import pydicom
+from pydicom.multival import MultiValue
 
 from mri_fm.volume.refusal import Refusal
+from mri_fm.volume.statements import check_statements
 
 PREAMBLE = 128
+MAGIC = b"DICM"
+BARE_START = re.compile(rb"[\x02\x08]\0[\x00-\x7f]\0(?:[A-Z]{2}|[\x00-\xff][\x00-\x0f]\0\0)", re.DOTALL)
+"""The first data element of a file without the preamble: group 2 or 8, little-endian, with a type or a small length."""
 TIMEOUT_S = 600
-TAGS = ["SeriesInstanceUID", "PatientID", "Modality", "SeriesDescription", "ProtocolName"]
+TAGS = [
+    "SeriesInstanceUID", "PatientID", "Modality", "SOPClassUID", "ImageType", "PatientSpeciesDescription", "SeriesDescription",
+    "ProtocolName",
+]  # fmt: skip
 PUBLIC_FIELDS = ("SeriesDescription", "ProtocolName", "SequenceName", "ScanningSequence", "PulseSequenceName")
+NOT_MAGNITUDE = ("_ph", "_real", "_imaginary", "_phMag")  # how dcm2niix ends the names of the other parts of a complex series
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file starts as DICOM part 10 says: 128 bytes, then "DICM"."""
+    """Whether a file starts as DICOM part 10 says, 128 bytes and then "DICM", or with a data element, as older files do."""
     with path.open("rb") as stream:
-        return stream.read(PREAMBLE + 4)[PREAMBLE:] == b"DICM"
+        start = stream.read(PREAMBLE + len(MAGIC))
+    return start[PREAMBLE:] == MAGIC or BARE_START.match(start) is not None
 
 
 def series_tags(path: Path) -> dict[str, str]:
-    """The few header fields (`TAGS`) that tell series, person and modality apart; {} where the header cannot be read."""
+    """The few header fields (`TAGS`) that tell series, person and kind apart; {} where the header cannot be read."""
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
-        return {tag: str(header.get(tag, "") or "") for tag in TAGS}
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS, force=True)
+        values = {tag: header.get(tag, "") or "" for tag in TAGS}
+        return {tag: "\\".join(map(str, v)) if isinstance(v, MultiValue) else str(v) for tag, v in values.items()}
     except Exception:  # any of pydicom's many; the conversion then says what is wrong
         return {}
 
@@ -44,11 +56,12 @@ def convert_series(files: Sequence[Path]) -> Iterator[tuple[Path, dict[str, str]
         The NIfTI file, and the header fields of `PUBLIC_FIELDS` that dcm2niix found.
 
     Raises:
-        Refusal: not_mr, not_readable or ambiguous_series.
+        Refusal: not_mr, derived_map, localizer or non_human by the header; not_readable or ambiguous_series.
     """
-    modality = series_tags(files[0]).get("Modality", "")
-    if modality not in ("", "MR"):
-        raise Refusal("not_mr", f"DICOM modality {modality}")
+    tags = series_tags(files[0])
+    if tags.get("Modality", "") not in ("", "MR"):
+        raise Refusal("not_mr", f"DICOM modality {tags['Modality']}")
+    check_statements(tags)
     with tempfile.TemporaryDirectory(prefix="series-") as folder:
         source, target = Path(folder, "in"), Path(folder, "out")
         source.mkdir()
@@ -56,7 +69,7 @@ def convert_series(files: Sequence[Path]) -> Iterator[tuple[Path, dict[str, str]
         for number, file in enumerate(files):
             _link(file, source / f"{number:06d}.dcm")
         message = _run_dcm2niix(source, target)
-        images = sorted(target.glob("*.nii"))
+        images = [image for image in sorted(target.glob("*.nii")) if not image.stem.endswith(NOT_MAGNITUDE)]
         if not images:
             raise Refusal("not_readable", f"dcm2niix found no image: {message}")
         if len(images) > 1:

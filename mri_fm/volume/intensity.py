@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from mri_fm.data.schema import FOREGROUND_MAX
 from mri_fm.volume.refusal import Refusal
 
-LABEL_VALUES = 32  # integer volumes with no more distinct values than this are segmentations
 SCALED_TOLERANCE = 1e-3  # integers that were stored divided by a slope come back this near, from float32 too
 SMALLEST_RANGE = 1e-300  # below it the step between two levels is not a normal number
-SAMPLE_STRIDE = 7  # odd, so that a regular pattern of slices is not missed
+SCALED_RANGE = 32  # of them, at least: a narrow range lies near integers by chance
 
 
 def quantise(array: NDArray[Any]) -> tuple[NDArray[np.int16], float, float]:
@@ -34,7 +33,7 @@ def quantise(array: NDArray[Any]) -> tuple[NDArray[np.int16], float, float]:
         raise Refusal("non_finite", "NaN or infinite voxels")
     if high - low < SMALLEST_RANGE:
         raise Refusal("constant", f"every voxel is {low:g}")
-    if high - low < FOREGROUND_MAX and is_integral(array, SCALED_TOLERANCE if high - low >= LABEL_VALUES else 0.0):
+    if high - low < FOREGROUND_MAX and is_integral(array, SCALED_TOLERANCE if high - low >= SCALED_RANGE else 0.0):
         low = float(np.rint(low))
         shifted = array - low
         return (shifted if array.dtype.kind in "iu" else np.rint(shifted)).astype(np.int16) + np.int16(1), 1.0, low - 1
@@ -59,17 +58,6 @@ def _near_integers(array: NDArray[Any], tolerance: float) -> bool:
     if not tolerance:
         return bool((array == np.rint(array)).all())
     return bool(np.abs(array - np.rint(array)).max() <= tolerance)
-
-
-def is_label(quantised: NDArray[np.int16], scale: float) -> bool:
-    """Whether the integers of a volume are so few that they name classes: a segmentation, not a scan."""
-    if scale != 1.0 or _distinct(quantised.reshape(-1)[::SAMPLE_STRIDE]) > LABEL_VALUES:
-        return False
-    return _distinct(quantised) <= LABEL_VALUES
-
-
-def _distinct(values: NDArray[np.int16]) -> int:
-    return int(np.count_nonzero(np.bincount(values.reshape(-1), minlength=2)))
 
 
 def percentiles(values: NDArray[np.int16]) -> tuple[float, float]:

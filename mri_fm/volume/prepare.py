@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,19 +33,21 @@ class Prepared:
     info: dict[str, str]
 
 
-def prepare_files(files: Sequence[Path], *, series: bool, max_spacing: float) -> Prepared:
+def prepare_files(files: Sequence[Path], *, series: bool, max_spacing: float, reference_volume: bool = False) -> Prepared:
     """Read one scan.
 
     Args:
         files: one image file, or those of a DICOM series.
         series: whether to read them as DICOM.
         max_spacing: mm between voxels at most.
+        reference_volume: take one volume of a time or diffusion series, rather than refuse it.
 
     Raises:
         Refusal: whatever is wrong with it.
     """
     with refuse_failures():
-        return prepare_volume(read_series(list(files)) if series else read_volume(files[0]), max_spacing=max_spacing)
+        read = partial(read_series, list(files)) if series else partial(read_volume, files[0])
+        return prepare_volume(read(reference_volume=reference_volume), max_spacing=max_spacing)
 
 
 def prepare_volume(volume: Volume, *, max_spacing: float) -> Prepared:

@@ -27,6 +27,7 @@ from mri_fm.volume.dicom import convert_series
 from mri_fm.volume.readers import open_image
 from mri_fm.volume.readers.image import Image
 from mri_fm.volume.refusal import Refusal
+from mri_fm.volume.statements import check_sidecar, sidecar_of
 
 MAX_VOXELS = 1024**3
 ISAL_ERROR = cast("type[Exception]", isal_zlib.error)  # its stub calls it an instance
@@ -50,34 +51,36 @@ class Volume:
     info: dict[str, str] = field(default_factory=dict)
 
 
-def read_volume(path: Path) -> Volume:
+def read_volume(path: Path, *, reference_volume: bool = False) -> Volume:
     """Read one image file.
 
     Args:
         path: the file; for formats of two files, the header (.hdr, .PAR, .HEAD, .nhdr, .mhd, .mih).
+        reference_volume: take one volume of a series: the one of lowest b-value by a .bval file beside it, else the first.
 
     Raises:
-        Refusal: not_readable, truncated, not_3d, no_orientation, too_large, or what the header says disqualifies it.
+        Refusal: not_readable, truncated, not_3d, no_orientation or too_large; or not_mr, derived_map, localizer, label or
+            non_human, where the header or the sidecar says so.
     """
     with refuse_failures():
         if not path.is_file():  # opening a pipe would wait for ever
             raise Refusal("not_readable", "a link to nowhere, a pipe or a device, not a file")
         image = open_image(path)
-        _check_shape(image)
-        array = image.load(0)
+        _check_shape(image, reference_volume)
+        check_sidecar(path)
+        array = image.load(_lowest_b_value(path, image.volumes))
         return Volume(array, _affine(image), image.dtype.name, image.info)
 
 
-def read_series(files: list[Path]) -> Volume:
+def read_series(files: list[Path], *, reference_volume: bool = False) -> Volume:
     """Read one DICOM series through dcm2niix.
 
     Raises:
-        Refusal: as `read_volume`; also not_mr and ambiguous_series.
+        Refusal: as `read_volume`; also ambiguous_series.
     """
     with refuse_failures(), convert_series(files) as (nifti, info):
-        volume = read_volume(nifti)
-        array = np.array(volume.array)  # the memory map ends with the temporary folder
-        return Volume(array, volume.affine, volume.dtype, info)
+        volume = read_volume(nifti, reference_volume=reference_volume)
+        return Volume(volume.array, volume.affine, volume.dtype, info)
 
 
 @contextmanager
@@ -109,14 +112,24 @@ def _without_paths(error: Exception) -> str:
     return " ".join(word for word in str(error).split() if "/" not in word)
 
 
-def _check_shape(image: Image) -> None:
-    """One volume of real numbers, and of a size that can be."""
+def _check_shape(image: Image, reference_volume: bool) -> None:
+    """One volume of real numbers, or several where one is asked for, and of a size that can be."""
     if image.dtype.kind not in "iuf":
         raise Refusal("not_3d", f"voxels of type {image.dtype}, not real numbers")
-    if len(image.shape) < 3 or image.volumes != 1 or min(image.shape) < 1:
+    if len(image.shape) < 3 or min(image.shape) < 1 or (image.volumes != 1 and not reference_volume):
         raise Refusal("not_3d", f"shape {image.shape}")
-    if math.prod(image.shape) > MAX_VOXELS:
+    if math.prod(image.shape[:3]) > MAX_VOXELS:
         raise Refusal("too_large", f"shape {image.shape}")
+
+
+def _lowest_b_value(path: Path, volumes: int) -> int:
+    """The number of the first volume of lowest b-value by the .bval file beside the image; 0 where there is none that fits."""
+    table = Path(sidecar_of(str(path))).with_suffix(".bval")
+    try:
+        b_values = [float(word) for word in table.read_text().split()] if table.is_file() else []
+    except ValueError:
+        return 0
+    return b_values.index(min(b_values)) if len(b_values) == volumes else 0
 
 
 def _affine(image: Image) -> NDArray[np.float64]:

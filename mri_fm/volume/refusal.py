@@ -22,11 +22,11 @@ CODES = {
     "reader_crashed": Code("the process that read the file died", "give the workers more memory, or export the file again"),
     "not_3d": Code(
         "more than one volume (time series, vectors), colour or complex voxels, or fewer than three axes",
-        "export one volume of the series by itself",
+        "for a time or diffusion series: --reference-volume takes one volume of it",
     ),
     "not_mr": Code("the header or sidecar names another modality (CT, PET), a screenshot, or a statistical map", LEAVE),
-    "label": Code("a segmentation or mask, by its content: few values, or regions of one value each", LEAVE),
-    "derived_map": Code("phase, or a map in physical units (ADC, FA, T1, field, perfusion), by header or sidecar", LEAVE),
+    "label": Code("a segmentation or mask, told by its voxels: few values, regions of one value each, or two extremes", LEAVE),
+    "derived_map": Code("phase, a projection, or a map in physical units (ADC, FA, T1, field, perfusion)", LEAVE),
     "localizer": Code("the header calls it a localizer", LEAVE),
     "ambiguous_series": Code("a DICOM series that converts to several volumes", "split it by echo, or export the volumes"),
     "no_orientation": Code(

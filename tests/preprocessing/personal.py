@@ -24,7 +24,7 @@ from PIL import Image
 from scipy.io import netcdf_file
 
 from tests.corpora import resampled
-from tests.volume.test_dicom import write_series
+from tests.volume.series import write_series
 
 SECRETS = ("Zyxwell", "Quorina", "19370214", "1937-02-14", "14.02.1937", "ACC7741903", "SN558QX0042", "MRN0099417")
 NOTE = "Zyxwell^Quorina 19370214 ACC7741903 SN558QX0042 MRN0099417"

@@ -24,7 +24,7 @@ from preprocessing.build import Spec, build, summary
 from preprocessing.files import checksum
 from tests.corpora import SPEC, flipped, resampled, small_raw, write_labels
 from tests.replicas import build_replica
-from tests.volume.test_dicom import write_series
+from tests.volume.series import write_series
 
 SAMPLES = Path(nibabel.__file__).parent / "tests" / "data"
 
@@ -52,7 +52,7 @@ def mixed_raw(raw: Path) -> Path:
     (raw / "paper.pdf").write_bytes(b"%PDF")
     shutil.copy(SAMPLES / "minc2_4d.mnc", raw)
     nan = np.asarray(image.dataobj, np.float32).copy()
-    nan[3, 3, 3] = np.nan
+    nan[tuple(n // 2 for n in nan.shape)] = np.nan  # inside the head
     nibabel.save(nibabel.Nifti1Image(nan, image.affine), raw / "nan.nii")
     return raw
 

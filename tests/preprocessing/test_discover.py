@@ -8,7 +8,7 @@ import pytest
 
 from mri_fm.errors import UserError
 from preprocessing.discover import find_inputs, fingerprint, image_stem, is_text, list_files
-from tests.volume.test_dicom import write_series
+from tests.volume.series import write_series
 
 
 def touch(root: Path, *names: str) -> None:
