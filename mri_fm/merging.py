@@ -89,15 +89,15 @@ def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
             yield from _keys(child, f"{prefix}{key}.")
 
 
-def merge(target: DictConfig, layer: Any, origin: str) -> None:
-    """Merge a layer into the tree; `origin` names it in errors.
+def merge(target: DictConfig, layer: Any, origin: str, free: Sequence[str] = FREE_KEYS) -> None:
+    """Merge a layer into the tree; `origin` names it in errors, below the prefixes `free` any key may stand.
 
     Raises:
         UserError: an unknown key (the nearest one is named) or an ill-typed value.
     """
     known = list(_keys(target))
     for key in reversed(list(_keys(layer))):  # the leaves first: their full name finds the nearest key
-        if key not in known and not key.startswith(FREE_KEYS):
+        if key not in known and not key.startswith(tuple(free)):
             raise UserError(f"unknown key '{key}' in {origin}{nearest(key, known)}")
     try:
         target.merge_with(layer)

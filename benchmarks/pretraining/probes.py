@@ -1,6 +1,6 @@
 """Frozen linear probes of a run before its first step and at each checkpoint, by the code of `mri_fm.evaluate`.
 
-Axes: S samples (volumes), D width, K classes, R bootstrap resamples.
+Axes: S units (volumes), D width, K classes, R bootstrap resamples.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,17 @@ from mri_fm.engine.weights import load_objective
 from mri_fm.evaluate.compare import out_of_fold
 from mri_fm.evaluate.embed import embed
 from mri_fm.evaluate.evaluation import untrained
+from mri_fm.evaluate.features import Features
 from mri_fm.evaluate.linear import fit_linear
-from mri_fm.evaluate.splits import grouped_folds
-from mri_fm.evaluate.statistics import auroc, bootstrap
-from mri_fm.evaluate.task import Task, read_task
+from mri_fm.evaluate.metrics import auroc
+from mri_fm.evaluate.spec import label_task
+from mri_fm.evaluate.splits import cross_validation
+from mri_fm.evaluate.statistics import bootstrap
+from mri_fm.evaluate.task import Task, resolve_task
 from mri_fm.models.vit import VisionTransformer
 from pretraining.runs import Bench, Run
 
-UNIT, FOLDS, DIVISIONS, SHUFFLES = "subject", 5, 5, 60
+GROUP, FOLDS, DIVISIONS, SHUFFLES = "subject", 5, 5, 60
 Scores = dict[int, dict[str, list[list[float]]]]
 """Probability of the second class by step and label: one row of S values for each division into folds."""
 
@@ -53,7 +57,12 @@ def _read(file: Path) -> dict[str, Any]:
 def _scores(bench: Bench, run: Run, step: int, labels: Sequence[str]) -> dict[str, list[list[float]]]:
     corpus = Corpus.open(bench.corpus, "size")
     feature_SD = _features(corpus, bench.folder(run), step)
-    return {label: _out_of_fold(feature_SD, read_task(corpus.table, label, UNIT)) for label in labels}
+    return {label: _out_of_fold(feature_SD, read_task(corpus, label)) for label in labels}
+
+
+def read_task(corpus: Corpus, label: str) -> Task:
+    """The labelled volumes of a corpus."""
+    return resolve_task(label, label_task(label, GROUP, FOLDS, ()), corpus.table)
 
 
 def _features(corpus: Corpus, folder: Path, step: int) -> np.ndarray:
@@ -62,21 +71,24 @@ def _features(corpus: Corpus, folder: Path, step: int) -> np.ndarray:
     encoder: VisionTransformer = (load_objective(folder, step).objective if step else untrained(config)).encoder()
     cpu = torch.device("cpu")
     batches = evaluation_batches(corpus, corpus.samples, config.data, batch_size=8, device=cpu)
-    return embed({"encoder": encoder}, batches, [sample.key for sample in corpus.samples], cpu).pooled["encoder"]
+    rows = list(embed({"encoder": encoder}, batches, [sample.key for sample in corpus.samples], cpu, readouts=["pooled"]))
+    order = np.argsort(np.concatenate([positions for positions, _ in rows]))
+    return torch.cat([part["encoder/pooled"] for _, part in rows]).numpy()[order]
 
 
 def _out_of_fold(feature_SD: np.ndarray, task: Task, divisions: int = DIVISIONS) -> list[list[float]]:
     rows = []
     for division in range(divisions):
-        fold_S = grouped_folds(task.label_S, task.unit_S, FOLDS, seed=division)
-        score_SK = out_of_fold(feature_SD[task.row_S], task.label_S, task.unit_S, fold_S, fit_linear, seed=division)
-        rows.append(np.round(score_SK[:, 1], 6).tolist())
+        splits = cross_validation(task.target, task.group_S, FOLDS, seed=division)
+        features = Features.plain(feature_SD[task.row_V])
+        _, scores = out_of_fold(features, task.target, task.group_S, splits, fit_linear, seed=division)
+        rows.append(np.round(scores.score_SK[:, 1], 6).tolist())
     return rows
 
 
 def task_of(bench: Bench, label: str) -> Task:
     """The labelled volumes of the corpus."""
-    return read_task(Corpus.open(bench.corpus, "size").table, label, UNIT)
+    return read_task(Corpus.open(bench.corpus, "size"), label)
 
 
 def mean_auroc(task: Task, rows: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, tuple[float, np.ndarray]]:
@@ -85,12 +97,12 @@ def mean_auroc(task: Task, rows: Mapping[str, Sequence[Sequence[float]]]) -> dic
     All names and rows meet the same resamples, so that differences are paired.
     """
     scores = {(name, i): _columns(row) for name, given in rows.items() for i, row in enumerate(given)}
-    flat = {f"{name}#{i}": score_SK for (name, i), score_SK in scores.items()}
-    resampled = bootstrap(task.label_S, flat, task.unit_S, seed=0)
+    flat = {f"{name}#{i}": partial(auroc, task.target.labels, score_SK) for (name, i), score_SK in scores.items()}
+    resampled = bootstrap({key: [method] for key, method in flat.items()}, task.group_S, seed=0)
     result = {}
     for name, given in rows.items():
         keys = [f"{name}#{i}" for i in range(len(given))]
-        point = float(np.mean([auroc(task.label_S, flat[key])[0] for key in keys]))
+        point = float(np.mean([flat[key](None)[0] for key in keys]))
         result[name] = (point, np.mean([resampled[key] for key in keys], axis=0))
     return result
 
@@ -101,11 +113,11 @@ def shuffled_auroc(bench: Bench, run: Run, label: str) -> list[float]:
     file = bench.folder(run) / f"shuffled-{label}.json"
     if not file.is_file():
         corpus = Corpus.open(bench.corpus, "size")
-        feature_SD, task = _features(corpus, bench.folder(run), bench.steps), read_task(corpus.table, label, UNIT)
+        feature_SD, task = _features(corpus, bench.folder(run), bench.steps), read_task(corpus, label)
         rng = np.random.default_rng(0)
-        tasks = [replace(task, label_S=rng.permutation(task.label_S)) for _ in range(SHUFFLES)]
+        tasks = [replace(task, target=task.target[rng.permutation(len(task.target))]) for _ in range(SHUFFLES)]
         rows = [_columns(_out_of_fold(feature_SD, shuffled, divisions=1)[0]) for shuffled in tasks]
-        file.write_text(json.dumps([float(auroc(t.label_S, row)[0]) for t, row in zip(tasks, rows, strict=True)]))
+        file.write_text(json.dumps([float(auroc(t.target.labels, row)[0]) for t, row in zip(tasks, rows, strict=True)]))
     return list(json.loads(file.read_text()))
 
 

@@ -32,7 +32,7 @@ def heading(bench: Bench, arms: Arms, labels: Sequence[str]) -> str:
     model = config_from_yaml(bench.folder(next(iter(arms.values()))[0]) / "config.yaml").model
     tasks = [task_of(bench, label) for label in labels]
     people = "; ".join(
-        f"{task.label} " + ", ".join(f"{np.sum(task.label_S == k)} {name}" for k, name in enumerate(task.classes))
+        f"{task.name} " + ", ".join(f"{np.sum(task.target.labels == k)} {name}" for k, name in enumerate(task.classes))
         for task in tasks
     )
     return (

@@ -1,4 +1,8 @@
-"""`python -m mri_fm.evaluate`: does a frozen encoder see a label, and with what certainty?"""
+"""`python -m mri_fm.evaluate`: does an encoder see a label, and with what certainty?
+
+python -m mri_fm.evaluate --run RUN --corpus CORPUS --task adni_nc_vs_ad --out DIR
+deepspeed --module --num_gpus 8 mri_fm.evaluate --run RUN --corpus CORPUS --task … --out DIR   # embeds on 8 ranks
+"""
 
 from __future__ import annotations
 
@@ -6,28 +10,62 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from mri_fm.engine.environment import read_environment, start_process_group
 from mri_fm.errors import UserError, run_main
 from mri_fm.evaluate.evaluation import REPORT_FILE, RESULT_FILE, Request, evaluate
+from mri_fm.evaluate.finetune import Tuning
+from mri_fm.evaluate.methods import PROBES, choose_probes
 from mri_fm.evaluate.report import text_table
+from mri_fm.evaluate.spec import label_task, load_task, task_names
 
 
 def parse(words: Sequence[str] | None = None) -> Request:
     """Read the command line.
 
     Raises:
-        UserError: fewer than two folds or a batch below one.
+        UserError: an unknown task or probe, neither or both of --task and --label, or a number out of range.
     """
-    parser = argparse.ArgumentParser(prog="python -m mri_fm.evaluate", description=__doc__)
+    fields = vars(_parser().parse_args(words))
+    fields.pop("local_rank")
+    for name, least in {"folds": 2, "batch_size": 1, "refits": 1, "random_seeds": 3, "permutations": 0}.items():
+        if fields[name] < least:
+            raise UserError(f"--{name.replace('_', '-')} {fields[name]}: must be at least {least}")
+    names, label = fields.pop("task"), fields.pop("label")
+    group, folds, contrasts, table = (fields.pop(name) for name in ("group", "folds", "contrasts", "table"))
+    if bool(names) == bool(label):
+        raise UserError(f"give --task NAME… or --label COLUMN, one of them; tasks are {', '.join(task_names())}")
+    tasks = dict(map(load_task, names)) if names else {label: label_task(label, group, folds, contrasts)}
+    for spec in tasks.values():
+        spec.table = table or spec.table
+    probes = choose_probes(fields.pop("probes"))
+    finetune = tuple(str(Tuning.parse(text)) for text in fields.pop("finetune"))
+    return Request(tasks=tasks, probes=probes, finetune=finetune, **fields)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m mri_fm.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="run folder of train.py")
     parser.add_argument("--corpus", required=True, help="corpus of preprocessing.build_shards: folder or s3://bucket/prefix")
-    parser.add_argument("--label", required=True, help="manifest column with the classes; rows without a value are left out")
+    parser.add_argument("--task", nargs="+", default=(), metavar="NAME", help="tasks that ship, or paths of .yaml files")
+    parser.add_argument(
+        "--label", help="in place of --task: manifest column with the classes; rows without a value are left out"
+    )
     parser.add_argument("--out", type=Path, required=True, help=f"folder for {RESULT_FILE} and {REPORT_FILE}")
-    parser.add_argument("--unit", default="subject", help="manifest column kept on one side of a split (default: %(default)s)")
-    parser.add_argument("--folds", type=int, default=5, help="unit-disjoint folds (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of folds, probes and resamples (default: %(default)s)")
+    parser.add_argument(
+        "--group", "--unit", default="subject", help="with --label: column kept on one side of a split (%(default)s)"
+    )
+    parser.add_argument("--folds", type=int, default=5, help="with --label: group-disjoint folds (%(default)s)")
+    parser.add_argument("--contrasts", nargs="+", default=(), metavar="NAME", help="with --label: these alone (default: all)")
+    parser.add_argument("--table", default="", help="CSV with further columns: key, or subject and session, and yours")
+    parser.add_argument("--splits", type=Path, help="folder of published lists subject_id,scan_uid")
+    parser.add_argument("--probes", nargs="+", default=tuple(PROBES), metavar="NAME", help=f"of {', '.join(PROBES)} (all)")
+    parser.add_argument("--finetune", nargs="+", default=(), metavar="MODE", help="also: full, partial:BLOCKS, lora")
+    parser.add_argument("--refits", type=int, default=3, help="times that folds and probes are drawn again (%(default)s)")
+    parser.add_argument("--random-seeds", type=int, default=3, help="encoders at random weights (%(default)s)")
+    parser.add_argument("--permutations", type=int, default=100, help="of the labels, for the null (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of folds, probes and resamples (%(default)s)")
     parser.add_argument("--encoder", choices=("teacher", "student"), help="default: the one the objective keeps")
-    parser.add_argument("--batch-size", type=int, default=4, help="volumes embedded at once (default: %(default)s)")
-    parser.add_argument("--contrasts", nargs="+", default=(), metavar="NAME", help="evaluate these alone (default: all)")
+    parser.add_argument("--batch-size", type=int, default=4, help="volumes embedded at once (%(default)s)")
     for name, choices in {"plane": ("spacing", "shape"), "crop": ("centre", "whole")}.items():
         parser.add_argument(f"--{name}", choices=choices, help=f"data.evaluation.{name} (default: the run's)")
     parser.add_argument(
@@ -37,21 +75,21 @@ def parse(words: Sequence[str] | None = None) -> Request:
         help="archive: volumes.zarr, where shards are absent",
     )
     parser.add_argument("--step", type=int, help="checkpoint to evaluate (default: the newest)")
-    fields = vars(parser.parse_args(words))
-    request = Request(**fields | {"contrasts": tuple(fields["contrasts"])})
-    if request.folds < 2:
-        raise UserError(f"--folds {request.folds}: at least 2 folds are needed to learn on one part and test on another")
-    if request.batch_size < 1:
-        raise UserError(f"--batch-size {request.batch_size}: at least one volume is embedded at once")
-    return request
+    parser.add_argument("--cache", type=Path, help="folder of embeddings (default: features/ in the run folder)")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
+    return parser
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Evaluate and print the table."""
-    request = parse(words)
-    result = evaluate(request, say=lambda line: print(line, flush=True))
-    print(text_table(result))
-    print(f"{request.out / RESULT_FILE}\n{request.out / REPORT_FILE}")
+    request, environment = parse(words), read_environment()
+    if environment.world > 1:
+        start_process_group(environment)
+    result = evaluate(request, say=lambda line: print(line, flush=True), environment=environment)
+    if result is not None:
+        for found in result.get("tasks", {"": result}).values():
+            print(text_table(found))
+        print(f"{request.out / RESULT_FILE}\n{request.out / REPORT_FILE}")
 
 
 if __name__ == "__main__":

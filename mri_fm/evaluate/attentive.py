@@ -1,119 +1,150 @@
 """The attentive probe: one learned query reads frozen token maps (V-JEPA, Bardes et al. 2024, section 4).
 
-Axes: S samples (volumes), N tokens, D width, H heads, E width of one head, K classes.
+Axes: S units, C contrasts of a unit, N tokens, D width, H heads, E width of one head, K outputs.
 """
 
 from __future__ import annotations
 
-import copy
+import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mri_fm.evaluate.draws import Draw, drawer
-from mri_fm.evaluate.splits import Ints, grouped_folds
-
-EPOCHS = 60
-PATIENCE = 10
-BATCH = 16
-LEARNING_RATE = 1e-3
-WEIGHT_DECAY = 0.05
-VALIDATION_PARTS = 4  # a quarter of the training units chooses the epoch
+from mri_fm.evaluate.features import Features
+from mri_fm.evaluate.linear import Fitted, multiply
+from mri_fm.evaluate.optimise import held_out, initialise, learn, scores
+from mri_fm.evaluate.target import Ints, Target
 
 
 class AttentiveProbe(nn.Module):
     """Cross-attention of one query over the tokens, a small MLP, a linear head.
 
-    The query is the same for all samples, so the key projection moves onto it, q·(W_k x) = (W_kᵀ q)·x, and the value
-    projection behind the weighted mean. That is exact multi-head attention at N·D·H instead of N·D² per sample; a bias of
+    The query is the same for all units, so the key projection moves onto it, q·(W_k x) = (W_kᵀ q)·x, and the value
+    projection behind the weighted mean. That is exact multi-head attention at N·D·H instead of N·D² per volume; a bias of
     the keys would cancel in the softmax.
     """
 
-    def __init__(self, width: int, heads: int, classes: int) -> None:
-        """Build for tokens of `width`, which `heads` divides."""
+    def __init__(self, width: int, heads: int, outputs: int, joint: bool = False) -> None:
+        """Build for tokens of `width`, which `heads` divides.
+
+        Args:
+            width: D.
+            heads: H.
+            outputs: K.
+            joint: one softmax over the tokens of all contrasts; else one for each contrast, whose results are averaged.
+        """
         super().__init__()
-        self.heads = heads
+        self.heads, self.joint = heads, joint
         self.query_D = nn.Parameter(torch.zeros(width))
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width)
         self.project = nn.Linear(width, width)
         self.norm_mlp, self.norm_head = nn.LayerNorm(width), nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
-        self.head = nn.Linear(width, classes)
+        self.head = nn.Linear(width, outputs)
 
-    def forward(self, token_SND: Tensor) -> Tensor:
-        """Class logits (S, K)."""
-        x_SD = self.query_D + self.project(self.attend(token_SND))
+    def forward(self, token_SCND: Tensor, present_SC: Tensor) -> Tensor:
+        """Outputs (S, K) from tokens and which contrasts there are."""
+        x_SD = self.query_D + self.project(self.attend(token_SCND, present_SC))
         x_SD = x_SD + self.mlp(self.norm_mlp(x_SD))
         return self.head(self.norm_head(x_SD))
 
-    def attend(self, token_SND: Tensor) -> Tensor:
+    def attend(self, token_SCND: Tensor, present_SC: Tensor) -> Tensor:
         """Multi-head attention of the query over the tokens, before the output projection: (S, D)."""
         key_HED = self.key.weight.unflatten(0, (self.heads, -1))
         value_HED = self.value.weight.unflatten(0, (self.heads, -1))
         query_HE = self.query_D.view(self.heads, -1)
         query_HD = torch.einsum("he,hed->hd", query_HE, key_HED) / query_HE.shape[1] ** 0.5
-        weight_SHN = (query_HD @ token_SND.mT).softmax(dim=-1)
-        pooled_SHD = weight_SHN @ token_SND
+        score_SCHN = query_HD @ token_SCND.mT
+        if self.joint:
+            score_SCHN = score_SCHN.masked_fill(~present_SC[:, :, None, None], -math.inf)
+            weight_SCHN = (score_SCHN - score_SCHN.logsumexp(dim=(1, 3), keepdim=True)).exp()
+        else:
+            share_SC = present_SC / present_SC.sum(dim=1, keepdim=True)
+            weight_SCHN = score_SCHN.softmax(dim=3) * share_SC[:, :, None, None]
+        pooled_SHD = (weight_SCHN @ token_SCND).sum(dim=1)
         return torch.einsum("shd,hed->she", pooled_SHD, value_HED).flatten(1) + self.value.bias
 
-    @torch.no_grad()
-    def initialise(self, rng: np.random.Generator) -> None:
-        """Normal weights of variance 1/fan-in, a small query (near-uniform attention, so it starts as mean pooling)."""
-        for parameter in self.parameters():
-            if parameter.ndim == 2:
-                parameter.copy_(torch.from_numpy(rng.standard_normal(parameter.shape)) * parameter.shape[1] ** -0.5)
-        for linear in (module for module in self.modules() if isinstance(module, nn.Linear) and module.bias is not None):
-            linear.bias.zero_()
-        self.query_D.copy_(torch.from_numpy(rng.standard_normal(self.query_D.shape)) * 0.1)
+
+class Standardised(nn.Module):
+    """A probe behind a fixed standardisation of every feature, from training tokens; tokens may be of half precision."""
+
+    def __init__(self, probe: AttentiveProbe, token_SCND: Tensor, present_SC: Tensor) -> None:
+        super().__init__()
+        self.probe = probe
+        sums = [_moments(token_SCND[rows], present_SC[rows]) for rows in torch.arange(len(token_SCND)).split(64)]
+        count, sum_D, square_D = (torch.stack(parts).sum(dim=0) for parts in zip(*sums, strict=True))
+        self.mean_D = (sum_D / count).float()
+        self.std_D = ((square_D - sum_D**2 / count) / (count - 1)).clamp(min=0).sqrt().float()
+
+    def forward(self, token_SCND: Tensor, present_SC: Tensor) -> Tensor:
+        """Outputs (S, K)."""
+        return self.probe((token_SCND.float() - self.mean_D) / (self.std_D + 1e-6), present_SC)
+
+
+def _moments(token_SCND: Tensor, present_SC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Number of tokens, their sum and sum of squares, float64."""
+    token_TD = token_SCND[present_SC].double().flatten(0, 1)
+    return torch.tensor(float(len(token_TD)), dtype=torch.float64), token_TD.sum(dim=0), (token_TD**2).sum(dim=0)
 
 
 def fit_attentive(
-    token_SND: Tensor, label_S: Ints, unit_S: Ints, test_SND: Tensor, *, heads: int, seed: int, index: int
-) -> NDArray[np.float64]:
-    """Train on the training tokens and give class probabilities (S, K) of the test tokens.
+    train: Features,
+    target: Target,
+    group_S: Ints,
+    test: Features,
+    *,
+    held: Ints | None = None,
+    seed: int,
+    index: int,
+    fusion: str = "mean",
+    heads: int,
+) -> Fitted:
+    """Train on token maps (S, C, N, D); a group-disjoint quarter of the training units chooses the epoch.
 
-    The tokens are standardised per feature with the training samples' statistics. A unit-disjoint quarter of the training
-    samples is held out to choose the epoch; the test samples are seen once, at the end.
+    Args:
+        train: tokens of the training (and validation) units.
+        target: their labels.
+        group_S: their groups.
+        test: tokens of the test units, which are seen once, at the end.
+        held: numbers of validation units in the training part; None: a quarter is drawn.
+        seed, index: key the quarter, the weights and the order of batches.
+        fusion: mean (of what the query reads from each contrast), concatenation (it reads all contrasts at once), product
+            (of one probe per contrast).
+        heads: attention heads.
     """
-    mean_D, std_D = token_SND.float().mean((0, 1)), token_SND.float().std((0, 1))
-    train_SND, final_SND = ((t.float() - mean_D) / (std_D + 1e-6) for t in (token_SND, test_SND))
-    held_S = torch.from_numpy(_held_out(label_S, unit_S, seed=seed, index=index))
+    slots = train.present_SC.shape[1]
+    if fusion != "product" or slots == 1:
+        return _fit(train, target, group_S, test, held, seed, index, heads, joint=fusion == "concatenation")
+    scores_SCK, held_SCK = (np.full((len(f), slots, target.outputs), np.nan) for f in (test, train))
+    for c in range(slots):
+        has_S = np.flatnonzero(train.present_SC[:, c])
+        if len(np.unique(group_S[has_S])) < 2 or (target.classes and len(np.unique(target.labels[has_S])) < target.outputs):
+            continue
+        inner = None if held is None else np.flatnonzero(np.isin(has_S, held))
+        one = _fit(train.contrast(c)[has_S], target[has_S], group_S[has_S], test.contrast(c), inner, seed,
+                   index * slots + c, heads, joint=False)  # fmt: skip
+        scores_SCK[:, c] = np.where(test.present_SC[:, c, None], one.test_SK, np.nan)
+        held_SCK[has_S[one.held], c] = one.held_SK
+    shown = np.flatnonzero(~np.isnan(held_SCK).all(axis=(1, 2)))
+    return Fitted(multiply(scores_SCK, target.prior, target.kind), multiply(held_SCK[shown], target.prior, target.kind), shown)
+
+
+def _fit(
+    train: Features, target: Target, group_S: Ints, test: Features, held: Ints | None, seed: int, index: int, heads: int,
+    *, joint: bool,
+) -> Fitted:  # fmt: skip
+    held = held_out(target, group_S, seed=seed, index=index) if held is None or not len(held) else held
     rng = drawer(seed, Draw.PROBE, index)
-    probe = AttentiveProbe(token_SND.shape[2], heads, int(label_S.max()) + 1)
-    probe.initialise(rng)
-    _train(probe, train_SND, torch.from_numpy(label_S), held_S, rng)
+    token_SCND, present_SC = torch.as_tensor(train.value_SC), torch.from_numpy(train.present_SC)
+    probe = AttentiveProbe(token_SCND.shape[-1], heads, target.outputs, joint)
+    initialise(probe, rng)
     with torch.no_grad():
-        return probe(final_SND).double().softmax(dim=1).numpy()
-
-
-def _held_out(label_S: Ints, unit_S: Ints, *, seed: int, index: int) -> NDArray[np.bool_]:
-    """The samples that choose the epoch: one of `VALIDATION_PARTS` folds, or all samples where there is but one unit."""
-    units = len(np.unique(unit_S))
-    if units < 2:
-        return np.ones(len(unit_S), dtype=np.bool_)
-    return grouped_folds(label_S, unit_S, min(VALIDATION_PARTS, units), seed=seed, index=index) == 0
-
-
-def _train(probe: AttentiveProbe, token_SND: Tensor, label_S: Tensor, held_S: Tensor, rng: np.random.Generator) -> None:
-    """Fit by AdamW and leave the probe with the weights of the epoch that was best on the held-out samples."""
-    rows = (~held_S if not bool(held_S.all()) else held_S).nonzero()[:, 0]
-    optimizer = torch.optim.AdamW(probe.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    best_loss, best_state, stale = float("inf"), copy.deepcopy(probe.state_dict()), 0
-    for _ in range(EPOCHS):
-        for batch in rows[torch.from_numpy(rng.permutation(len(rows)))].split(BATCH):
-            optimizer.zero_grad()
-            F.cross_entropy(probe(token_SND[batch]), label_S[batch]).backward()
-            optimizer.step()
-        with torch.no_grad():
-            loss = float(F.cross_entropy(probe(token_SND[held_S]), label_S[held_S]))
-        if loss < best_loss:
-            best_loss, best_state, stale = loss, copy.deepcopy(probe.state_dict()), 0
-        else:
-            stale += 1
-        if stale == PATIENCE:
-            break
-    probe.load_state_dict(best_state)
+        probe.query_D.copy_(torch.from_numpy(rng.standard_normal(probe.query_D.shape)) * 0.1)
+    model = Standardised(probe, token_SCND, present_SC)
+    learn(model, (token_SCND, present_SC), target, held, rng)
+    test_SK = scores(model, (torch.as_tensor(test.value_SC), torch.from_numpy(test.present_SC)), target)
+    held_SK = scores(model, (token_SCND[torch.from_numpy(held)], present_SC[torch.from_numpy(held)]), target)
+    return Fitted(test_SK, held_SK, held)

@@ -1,110 +1,142 @@
-"""Out-of-fold scores of every method on the same folds, and their AUROC with intervals on the same resamples.
+"""Out-of-fold scores of every method on the same splits, and what they are worth on the same resamples.
 
-Axes: S samples (volumes), K classes.
+Axes: S units, T tested units, K classes, R resamples, M refits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
-from torch import Tensor
 
-from mri_fm.errors import UserError
-from mri_fm.evaluate.attentive import fit_attentive
-from mri_fm.evaluate.embed import Embedded
-from mri_fm.evaluate.linear import fit_linear, fit_voxels
-from mri_fm.evaluate.splits import Ints, grouped_folds, missing_class
-from mri_fm.evaluate.statistics import Floats, auroc, bootstrap, interval
+from mri_fm.evaluate.calibration import decide, soften, temperature
+from mri_fm.evaluate.draws import Draw, drawer
+from mri_fm.evaluate.features import Features
+from mri_fm.evaluate.methods import HEADLINE, TRAINED, Fit, Method
+from mri_fm.evaluate.metrics import Scores, measure
+from mri_fm.evaluate.splits import Split
+from mri_fm.evaluate.statistics import Resamples, interval
+from mri_fm.evaluate.target import Ints, Target
 from mri_fm.evaluate.task import Task
 
-TRAINED, RANDOM = "trained", "random_init"
-VOXELS = "raw_voxel"
-PROBES = ("linear", "attentive")
-HEADLINE = "linear"  # fixed before any result is seen
+HEADLINE_METHOD = f"{HEADLINE}/{TRAINED}"
+Say = Callable[[str], None]
+Splitter = Callable[[Target, int], Sequence[Split]]
+"""The splits for a target, true or permuted, and a seed."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores by method ("linear/trained", …, "raw_voxel"), folds, and the figures of result.json."""
+    """Scores of every refit by method ("linear/trained", …, "raw_voxel"), and which units they are of."""
 
-    scores: dict[str, Floats]
-    fold_S: Ints
-    figures: dict[str, Any]
+    scores: dict[str, list[Scores]]
+    tested_T: Ints
+    resamples: Resamples
 
 
 def out_of_fold(
-    features: NDArray[np.float32] | Tensor, label_S: Ints, unit_S: Ints, fold_S: Ints, fit: Callable[..., Floats], *, seed: int
-) -> Floats:
-    """Class probabilities (S, K) of each sample by a model that saw no sample of its fold.
+    features: Features, target: Target, group_S: Ints, splits: Sequence[Split], fit: Fit, *, seed: int
+) -> tuple[Ints, Scores]:
+    """Scores of each tested unit by a model that saw no unit of its part, decided and calibrated on validation units.
 
-    `fit(train_features, train_label_S, train_unit_S, test_features, seed=…, index=…)` gets nothing else of the test fold
-    than its features.
+    `fit(train, target, group_S, test, held=…, seed=…, index=…)` gets nothing else of the test part than its features.
+
+    Returns:
+        Numbers of the tested units, ascending, and their scores.
     """
-    score_SK = np.full((len(label_S), int(label_S.max()) + 1), np.nan)
-    for fold in np.unique(fold_S):
-        train, test = np.flatnonzero(fold_S != fold), np.flatnonzero(fold_S == fold)
-        score_SK[test] = fit(features[train], label_S[train], unit_S[train], features[test], seed=seed, index=int(fold) + 1)
-    return score_SK
+    tested, parts = [], []
+    for number, split in enumerate(splits):
+        learn = np.concatenate([split.train, split.validation])
+        held = np.arange(len(split.train), len(learn)) if len(split.validation) else None
+        known = target[learn]
+        fitted = fit(features[learn], known, group_S[learn], features[split.test], held=held, seed=seed, index=number + 1)
+        tested.append(split.test)
+        parts.append(_decided(fitted.test_SK, fitted.held_SK, known[fitted.held], target[split.test]))
+    order = np.argsort(np.concatenate(tested), kind="stable")
+    joined = [
+        np.concatenate([getattr(p, name) for p in parts])[order] for name in ("score_SK", "balanced_S", "f1_S", "calibrated_SK")
+    ]
+    tested_T = np.concatenate(tested)[order]
+    return tested_T, Scores(target[tested_T], *joined)
+
+
+def _decided(test_SK: np.ndarray, held_SK: np.ndarray, held: Target, test: Target) -> Scores:
+    if test.kind != "classification":
+        nothing = np.zeros(len(test), dtype=np.int64)
+        return Scores(test, test_SK, nothing, nothing, test_SK)
+    balanced_S, f1_S = (decide(held, held_SK, test_SK, metric) for metric in ("balanced_accuracy", "f1"))
+    return Scores(test, test_SK, balanced_S, f1_S, soften(test_SK, temperature(held, held_SK)))
 
 
 @threadpool_limits.wrap(limits=1)  # small products: one thread is faster, and the sums do not depend on the machine
-def compare(task: Task, embedded: Embedded, *, folds: int, heads: int, seed: int) -> Comparison:
-    """Fit every probe on every representation.
+def compare(task: Task, methods: Mapping[str, Method], splitter: Splitter, *, refits: int, seed: int, say: Say) -> Comparison:
+    """Fit every method on every refit's splits.
 
     Args:
-        task: labels and units.
-        embedded: with the encoders `TRAINED` and `RANDOM`.
-        folds: unit-disjoint folds.
-        heads: attention heads of the attentive probe.
-        seed: keys folds, probes and resamples.
+        task: labels and groups.
+        methods: what to fit.
+        splitter: draws the splits of a refit; published ones are the same for all.
+        refits: how often everything is drawn and fitted again; one with several features (random encoders) at least as often
+            as it has features.
+        seed: keys splits, probes and resamples.
+        say: told what is fitted.
 
     Raises:
-        UserError: too few units for the folds, or a class that lies in one fold.
+        UserError: too few groups for the folds, or a class that lies in one fold.
     """
-    fold_S = grouped_folds(task.label_S, task.unit_S, folds, seed=seed)
-    absent = missing_class(task.label_S, fold_S)
-    if absent is not None:
-        raise UserError(
-            f"class '{task.classes[absent]}' of '{task.label}' lies in one fold of {folds}; take other --folds or --unit"
-        )
-    predict = partial(out_of_fold, label_S=task.label_S, unit_S=task.unit_S, fold_S=fold_S, seed=seed)
-    scores = {VOXELS: predict(embedded.voxel_SF, fit=fit_voxels)}
-    for name in (TRAINED, RANDOM):
-        scores[f"linear/{name}"] = predict(embedded.pooled[name], fit=fit_linear)
-        scores[f"attentive/{name}"] = predict(embedded.tokens[name], fit=partial(fit_attentive, heads=heads))
-    return Comparison(scores, fold_S, _figures(task, scores, seed))
+    scores: dict[str, list[Scores]] = {}
+    tested_T = np.zeros(0, dtype=np.int64)
+    for name, method in methods.items():
+        say(f"{task.name}: fitting {name}")
+        scores[name] = []
+        for refit in range(max(refits, len(method.features))):
+            splits = splitter(task.target, seed + refit)
+            tested_T, found = out_of_fold(
+                method.of_refit(refit), task.target, task.group_S, splits, method.fit, seed=seed + refit
+            )
+            scores[name].append(found)
+    return Comparison(scores, tested_T, Resamples.draw(task.group_S[tested_T], seed=seed))
 
 
-def _figures(task: Task, scores: Mapping[str, Floats], seed: int) -> dict[str, Any]:
-    resampled = bootstrap(task.label_S, scores, task.unit_S, seed=seed)
-    point = {name: float(auroc(task.label_S, score_SK)[0]) for name, score_SK in scores.items()}
-    spread = {name: interval(values_R) for name, values_R in resampled.items()}
-    probes = {}
-    for probe in PROBES:
-        ours, random = f"{probe}/{TRAINED}", f"{probe}/{RANDOM}"
-        probes[probe] = {
-            "auroc": point[ours],
-            "interval": spread[ours],
-            "random_init_auroc": point[random],
-            "random_init_interval": spread[random],
-            "gain_over_random_init": point[ours] - point[random],
-            "gain_interval": interval(resampled[ours] - resampled[random]),
-            "gain_over_raw_voxel": point[ours] - point[VOXELS],
-            "gain_over_raw_voxel_interval": interval(resampled[ours] - resampled[VOXELS]),
-        }
-    return {
-        "probes": probes,
-        "raw_voxel": {"auroc": point[VOXELS], "interval": spread[VOXELS]},
-        "headline": HEADLINE,
-        "auroc": point[f"{HEADLINE}/{TRAINED}"],
-        "interval": spread[f"{HEADLINE}/{TRAINED}"],
-        "random_init_auroc": point[f"{HEADLINE}/{RANDOM}"],
-        "raw_voxel_auroc": point[VOXELS],
-        "resamples": int(np.isfinite(resampled[VOXELS]).sum()),
-    }
+@threadpool_limits.wrap(limits=1)
+def null_distribution(task: Task, method: Method, splitter: Splitter, *, permutations: int, seed: int) -> list[float]:
+    """The task's metric of a method that learns and is tested on permuted labels, once for each permutation."""
+    values = []
+    for number in range(permutations):
+        target = permute(task.target, task.group_S, seed=seed, index=number)
+        _, scores = out_of_fold(method.of_refit(0), target, task.group_S, splitter(target, seed), method.fit, seed=seed)
+        values.append(float(measure(task.spec.metric, scores)[0]))
+    return values
+
+
+def permute(target: Target, group_S: Ints, *, seed: int, index: int) -> Target:
+    """Labels shuffled among groups where all units of a group share one, else among units."""
+    rng = drawer(seed, Draw.PERMUTATION, index)
+    groups, first_G, number_S = np.unique(group_S, return_index=True, return_inverse=True)
+    shared = np.array_equal(target.value_S, target.value_S[first_G][number_S])
+    if target.kind == "survival":
+        shared = shared and np.array_equal(target.event_S, target.event_S[first_G][number_S])
+    order_S = first_G[rng.permutation(len(groups))][number_S] if shared else rng.permutation(len(target))
+    return target.permuted(order_S)
+
+
+def measured(metric: str, comparison: Comparison, method: str) -> dict[str, Any]:
+    """A metric of a method: mean over refits, its interval, and each refit's value."""
+    refits = comparison.scores[method]
+    values = [float(measure(metric, scores)[0]) for scores in refits]
+    resampled_R = comparison.resamples.values([partial(measure, metric, scores) for scores in refits])
+    return {"value": float(np.mean(values)), "interval": interval(resampled_R), "refits": values}
+
+
+def gain(metric: str, comparison: Comparison, ours: str, other: str) -> dict[str, Any]:
+    """By how much a method is above another, with the interval of the paired difference."""
+    point, resampled = [], []
+    for method in (ours, other):
+        refits = comparison.scores[method]
+        point.append(np.mean([float(measure(metric, scores)[0]) for scores in refits]))
+        resampled.append(comparison.resamples.values([partial(measure, metric, scores) for scores in refits]))
+    return {"value": float(point[0] - point[1]), "interval": interval(resampled[0] - resampled[1])}

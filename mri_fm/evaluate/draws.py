@@ -10,11 +10,16 @@ from mri_fm.rng import Stream, generator
 
 
 class Draw(IntEnum):
-    """What is drawn; each owns 2³² positions of `Stream.EVALUATE`."""
+    """What is drawn; each owns 2³² positions of `Stream.EVALUATE`. Numbers are never reused."""
 
     FOLDS = 0
     BOOTSTRAP = 1
     PROBE = 2
+    PERMUTATION = 3
+    CURVE = 4
+    SUPERVISED = 5
+    AUDIT = 6
+    FINETUNE = 7
 
 
 def drawer(seed: int, draw: Draw, index: int = 0) -> np.random.Generator:

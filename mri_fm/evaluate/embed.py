@@ -1,89 +1,104 @@
 """Every volume once through the frozen encoders.
 
-Axes: B batch, S samples (volumes), C channels, N tokens, D width, F features, Z/Y/X voxels.
+Axes: B batch, V volumes, C channels, N tokens, D width, F features, R regions, Z/Y/X voxels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mri_fm.data.loader import Batch
 from mri_fm.errors import UserError
-from mri_fm.models.vit import VisionTransformer
+from mri_fm.evaluate.nuisance import intensity_moments
+from mri_fm.models.vit import VisionTransformer, as_size3
 
 VOXEL_GRID = 16  # the raw-voxel baseline sees at most this many cells along an axis
+SUPERVISED_GRID = 64  # and the supervised network this many
+REGIONS = 3  # parts along each axis over which the region-pooled readout averages tokens
+READOUTS = ("tokens", "pooled", "regions")
 
 
-@dataclass(frozen=True)
-class Embedded:
-    """What the probes and the report need of each volume, in the order of the samples."""
-
-    tokens: dict[str, Tensor]  # per encoder: float16 (S, N, D), on the CPU
-    pooled: dict[str, NDArray[np.float32]]  # per encoder: (S, D), mean over the tokens
-    voxel_SF: NDArray[np.float32]  # the encoders' input at low resolution
-    slice_SYX: NDArray[np.float32]  # its middle slice, for pictures
-
-
-@torch.inference_mode()
 def embed(
-    encoders: Mapping[str, VisionTransformer], batches: Iterable[Batch], keys: Sequence[str], device: torch.device
-) -> Embedded:
+    encoders: Mapping[str, VisionTransformer],
+    batches: Iterable[Batch],
+    keys: Sequence[str],
+    device: torch.device,
+    *,
+    readouts: Sequence[str] = READOUTS,
+    whole_input: bool = False,
+) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Run the encoders over deterministic evaluation batches.
 
     Args:
         encoders: frozen networks by name.
         batches: `positions_B` are indices into `keys`.
-        keys: the samples' keys.
+        keys: the volumes' keys.
         device: where the encoders run.
+        readouts: what is kept of an encoder's tokens: tokens, float16 (B, N, D); pooled, float32 (B, D), their mean; regions,
+            float32 (B, R·D), their means over `REGIONS`³ parts of the grid.
+        whole_input: keep the input itself too, for fine-tuning.
+
+    Yields:
+        Places in `keys`, and of the volumes there, on the CPU: "NAME/READOUT" of each encoder, and "input/…": "voxels" (B, F),
+        at low resolution; "volumes", float16 (B, Z, Y, X), at most `SUPERVISED_GRID` along an axis; "slices" (B, Y, X), the
+        middle one; "moments" (B, 9); "spacing" (B, 3); "whole", float16 (B, Z, Y, X), if asked for.
 
     Raises:
-        UserError: an embedding is not finite, or a volume never came.
+        UserError: an embedding is not finite.
     """
-    parts: list[dict[str, Tensor]] = []
-    order = []
     networks = {name: encoder.to(device).eval() for name, encoder in encoders.items()}
     for batch in batches:
-        x_BCZYX = batch.x_BCZYX.to(device, torch.float32)
-        spacing_B3 = batch.spacing_B3.to(device)
-        tokens = {name: encoder(x_BCZYX, spacing_B3=spacing_B3).float() for name, encoder in networks.items()}
         positions = batch.positions_B.tolist()
-        for name, token_BND in tokens.items():
-            _require_finite(token_BND, [keys[p] for p in positions], name)
-        parts.append(_keep(x_BCZYX, tokens))
-        order += positions
-    if sorted(order) != list(range(len(keys))):
-        raise UserError(f"{len(set(order))} of {len(keys)} labelled volumes could be read; check the corpus' shards")
-    back_S = torch.tensor(order).argsort()
-    merged = {name: torch.cat([part[name] for part in parts])[back_S] for name in parts[0]}
-    return Embedded(
-        tokens={name: merged[f"tokens/{name}"] for name in encoders},
-        pooled={name: merged[f"pooled/{name}"].numpy() for name in encoders},
-        voxel_SF=merged["voxels"].numpy(),
-        slice_SYX=merged["slices"].numpy(),
-    )
+        part = _read_batch(networks, batch, [keys[p] for p in positions], device, readouts)
+        if whole_input:
+            part["input/whole"] = batch.x_BCZYX[:, 0].half().cpu()
+        yield positions, part
 
 
-def voxel_grid(size: Sequence[int]) -> tuple[int, int, int]:
+@torch.inference_mode()
+def _read_batch(
+    networks: Mapping[str, VisionTransformer], batch: Batch, keys: Sequence[str], device: torch.device, readouts: Sequence[str]
+) -> dict[str, Tensor]:
+    x_BCZYX, spacing_B3 = batch.x_BCZYX.to(device, torch.float32), batch.spacing_B3.to(device)
+    found = _of_input(x_BCZYX, batch.foreground_BCZYX.to(device)) | {"spacing": spacing_B3}
+    part = {f"input/{name}": tensor for name, tensor in found.items()}
+    for name, encoder in networks.items():
+        token_BND = encoder(x_BCZYX, spacing_B3=spacing_B3).float()
+        _require_finite(token_BND, keys, name)
+        grid = tuple(n // p for n, p in zip(x_BCZYX.shape[2:], encoder.patch, strict=True))
+        part |= {f"{name}/{readout}": _read(token_BND, grid, readout) for readout in readouts}
+    return {name: tensor.cpu() for name, tensor in part.items()}
+
+
+def voxel_grid(size: Sequence[int], most: int = VOXEL_GRID) -> tuple[int, int, int]:
     """Cells along z, y, x that the raw-voxel baseline sees of an input of that size."""
-    depth, height, width = (min(VOXEL_GRID, max(axis // 2, 1)) for axis in size)
+    depth, height, width = (min(most, max(axis // 2, 1)) for axis in size)
     return depth, height, width
 
 
-def _keep(x_BCZYX: Tensor, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What stays of one batch, on the CPU."""
-    voxels_BF = F.adaptive_avg_pool3d(x_BCZYX, voxel_grid(x_BCZYX.shape[2:])).flatten(1)
-    kept = {"voxels": voxels_BF, "slices": x_BCZYX[:, 0, x_BCZYX.shape[2] // 2]}
-    for name, token_BND in tokens.items():
-        kept[f"tokens/{name}"] = token_BND.half()
-        kept[f"pooled/{name}"] = token_BND.mean(dim=1)
-    return {name: tensor.cpu() for name, tensor in kept.items()}
+def _of_input(x_BCZYX: Tensor, foreground_BCZYX: Tensor) -> dict[str, Tensor]:
+    """What stays of the input of one batch."""
+    size = x_BCZYX.shape[2:]
+    volume_BCZYX = F.adaptive_avg_pool3d(x_BCZYX, as_size3([min(n, SUPERVISED_GRID) for n in size]))
+    return {
+        "voxels": F.adaptive_avg_pool3d(x_BCZYX, voxel_grid(size)).flatten(1),
+        "volumes": volume_BCZYX[:, 0].half(),
+        "slices": x_BCZYX[:, 0, size[0] // 2],
+        "moments": intensity_moments(x_BCZYX, foreground_BCZYX),
+    }
+
+
+def _read(token_BND: Tensor, grid: tuple[int, ...], readout: str) -> Tensor:
+    if readout == "tokens":
+        return token_BND.half()
+    if readout == "pooled":
+        return token_BND.mean(dim=1)
+    token_BDZYX = token_BND.mT.unflatten(2, grid)
+    return F.adaptive_avg_pool3d(token_BDZYX, as_size3([min(REGIONS, n) for n in grid])).flatten(1)
 
 
 def _require_finite(token_BND: Tensor, keys: Sequence[str], name: str) -> None:

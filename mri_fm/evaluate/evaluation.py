@@ -1,33 +1,58 @@
-"""One evaluation from a run folder and a corpus to result.json and report.html.
+"""Evaluations from a run folder and a corpus to result.json and report.html.
 
-Axes: S samples (volumes).
+Axes: V volumes, S units.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from mri_fm.config import Config, DataConfig
 from mri_fm.data.corpus import Corpus, Sample
-from mri_fm.data.loader import evaluation_batches
 from mri_fm.data.storage import same_place
-from mri_fm.engine.weights import load_objective
+from mri_fm.engine.environment import Environment
+from mri_fm.engine.weights import LoadedObjective, load_objective
 from mri_fm.errors import UserError
-from mri_fm.evaluate.compare import RANDOM, TRAINED, compare
-from mri_fm.evaluate.embed import embed, voxel_grid
-from mri_fm.evaluate.report import render
-from mri_fm.evaluate.task import Task, read_task
+from mri_fm.evaluate.cache import Embedded, embed_cached
+from mri_fm.evaluate.compare import HEADLINE_METHOD, Comparison, Splitter, compare, null_distribution, out_of_fold
+from mri_fm.evaluate.confounders import audit, confounders, covariate_report, subgroups
+from mri_fm.evaluate.embed import voxel_grid
+from mri_fm.evaluate.learning_curve import learning_curve
+from mri_fm.evaluate.methods import (
+    HEADLINE,
+    PROBES,
+    RANDOM,
+    TRAINED,
+    VOXELS,
+    Method,
+    choose_probes,
+    methods_of,
+    random_name,
+)
+from mri_fm.evaluate.metrics import Scores
+from mri_fm.evaluate.published import splits_of
+from mri_fm.evaluate.report import Shown, render
+from mri_fm.evaluate.results import figures_of
+from mri_fm.evaluate.spec import TaskSpec
+from mri_fm.evaluate.splits import Split
+from mri_fm.evaluate.statistics import holm
+from mri_fm.evaluate.target import Ints, Target
+from mri_fm.evaluate.task import Task, resolve_task
 from mri_fm.models.vit import VisionTransformer
 from mri_fm.objectives import Objective, objective_class
 
-RESULT_FILE, REPORT_FILE = "result.json", "report.html"
+RESULT_FILE, REPORT_FILE, CACHE_DIR = "result.json", "report.html", "features"
+SURVIVAL_PERMUTATIONS = 20  # lifelines is slow
+ALONE = Environment(0, 1, 0, 1)
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -36,55 +61,167 @@ class Request:
 
     run: Path
     corpus: str  # folder or s3://bucket/prefix
-    label: str
     out: Path
-    unit: str = "subject"
-    folds: int = 5
+    tasks: Mapping[str, TaskSpec]
     seed: int = 0
     encoder: str | None = None  # teacher, student; None: the one the objective keeps for downstream use
     batch_size: int = 4
-    contrasts: tuple[str, ...] = ()  # evaluate these alone; empty: all
     reader: str = "shards"  # shards, archive
     step: int | None = None  # of the checkpoint; None: the newest
     plane: str | None = None  # data.evaluation.plane and .crop; None: the run's
     crop: str | None = None
+    probes: tuple[str, ...] = tuple(PROBES)
+    refits: int = 3
+    random_seeds: int = 3
+    permutations: int = 100
+    finetune: tuple[str, ...] = ()  # full, partial:BLOCKS, lora
+    splits: Path | None = None  # folder of published lists
+    cache: Path | None = None  # of embeddings; None: features/ in the run folder
 
 
-def evaluate(request: Request, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+def evaluate(request: Request, say: Say = lambda line: None, environment: Environment = ALONE) -> dict[str, Any] | None:
     """Embed, probe, compare, and write `result.json` and `report.html` into `request.out`.
 
+    Every rank of a job calls; each embeds its part of the volumes, and rank 0 does the rest.
+
     Returns:
-        The content of result.json.
+        The content of result.json: that of the task, or with several {"tasks": {name: …}, "holm": …}. None on other ranks.
 
     Raises:
-        UserError: a missing or damaged run or corpus, a label, unit or contrast that will not do, too few units, an
-            encoder that gives no finite embedding.
+        UserError: a missing or damaged run or corpus, a task that the corpus cannot answer, too few groups, an encoder that
+            gives no finite embedding.
     """
+    _check_places(request)
+    corpus = Corpus.open(request.corpus, "full", shards=request.reader == "shards")
+    tasks = [resolve_task(name, spec, corpus.table) for name, spec in request.tasks.items()]
+    splitters = [_splitter(task, corpus.table, request.splits) for task in tasks]
+    for task, splitter in zip(tasks, splitters, strict=True):
+        splitter(task.target, request.seed)  # what is wrong with the splits is said before anything is embedded
+    loaded = load_objective(request.run, request.step)
+    name, encoders = _encoders(loaded, request)
+    rows = sorted({int(row) for task in tasks for row in task.row_V})
+    samples = [corpus.samples[row] for row in rows]
+    embedded = embed_cached(
+        encoders,
+        corpus,
+        samples,
+        data_config(loaded.config.data, request),
+        folder=request.cache or request.run / CACHE_DIR,
+        environment=environment,
+        batch_size=request.batch_size,
+        say=say,
+        readouts=sorted({PROBES[probe].readout for probe in request.probes}),
+        whole_input=bool(request.finetune),
+    )
+    if not environment.is_main:
+        return None
+    origin = {"encoder": name, "run": str(request.run), "objective": loaded.config.objective.name, "step": loaded.step}
+    place = {row: i for i, row in enumerate(rows)}
+    results, shown = {}, []
+    for task, splitter in zip(tasks, splitters, strict=True):
+        own = [place[row] for row in task.row_V.tolist()]
+        part, volumes = _take(embedded, own), [samples[i] for i in own]
+        methods = _methods(task, part, volumes, encoders, loaded.config, request)
+        comparison, figures = _one_task(task, methods, splitter, request, say)
+        results[task.name] = _facts(request, task, loaded.config, volumes) | origin | figures
+        shown.append(Shown(task, part, comparison, results[task.name]))
+    return _write(request.out, results, shown)
+
+
+def _methods(
+    task: Task,
+    embedded: Embedded,
+    samples: Sequence[Sample],
+    encoders: Mapping[str, VisionTransformer],
+    config: Config,
+    request: Request,
+) -> dict[str, Method]:
+    starts = {TRAINED: encoders[TRAINED], RANDOM: encoders[random_name(0)]}
+    heads, tunings = config.model.heads, request.finetune
+    return methods_of(task, embedded, samples, probes=request.probes, heads=heads, tunings=tunings, encoders=starts)
+
+
+def _check_places(request: Request) -> None:
+    choose_probes(request.probes)
     if not request.run.is_dir():
         raise UserError(f"--run {request.run}: no such folder; give the run.dir of a training run")
     if request.out.exists() and not request.out.is_dir():
         raise UserError(f"--out {request.out} is a file; give a folder")
-    corpus = Corpus.open(request.corpus, "full", shards=request.reader == "shards")
-    task = read_task(corpus.table, request.label, request.unit, request.contrasts)
-    task.require_folds(request.folds)
-    loaded = load_objective(request.run, request.step)
+
+
+def _splitter(task: Task, table: pa.Table, lists: Path | None) -> Splitter:
+    """Draws the splits of a target that is the task's own or permuted."""
+
+    def split(target: Target, seed: int) -> Sequence[Split]:
+        return splits_of(dataclasses.replace(task, target=target), table, lists, seed=seed)
+
+    return split
+
+
+def _encoders(loaded: LoadedObjective, request: Request) -> tuple[str, dict[str, VisionTransformer]]:
+    """The trained encoder, which it is, and as many at random weights as are asked for; the first is the run's own start."""
     name, trained = choose_encoder(loaded.objective, request.encoder)
-    encoders = {TRAINED: trained, RANDOM: choose_encoder(untrained(loaded.config), name)[1]}
-    samples = [corpus.samples[row] for row in task.row_S]
-    say(f"embedding {len(samples)} volumes with the {name} of step {loaded.step}")
-    keys = [sample.key for sample in samples]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data = data_config(loaded.config.data, request)
-    batches = evaluation_batches(corpus, samples, data, batch_size=request.batch_size, device=device)
-    embedded = embed(encoders, batches, keys, device)
-    say(f"fitting probes on {request.folds} folds")
-    comparison = compare(task, embedded, folds=request.folds, heads=loaded.config.model.heads, seed=request.seed)
-    origin = {"encoder": name, "run": str(request.run), "objective": loaded.config.objective.name, "step": loaded.step}
-    result = _facts(request, task, loaded.config, samples) | comparison.figures | origin
-    request.out.mkdir(parents=True, exist_ok=True)
-    (request.out / REPORT_FILE).write_text(render(result, task, embedded, comparison, keys), encoding="utf-8")
-    (request.out / RESULT_FILE).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return result
+    encoders = {TRAINED: trained}
+    for seed in range(request.random_seeds):
+        config = dataclasses.replace(loaded.config, seed=loaded.config.seed + seed)
+        encoders[random_name(seed)] = choose_encoder(untrained(config), name)[1]
+    return name, encoders
+
+
+def _take(embedded: Embedded, rows: Sequence[int]) -> Embedded:
+    place = torch.tensor(rows, dtype=torch.int64)
+    encoders = {name: {key: x[place] for key, x in found.items()} for name, found in embedded.encoders.items()}
+    return Embedded(encoders, {key: x[place] for key, x in embedded.inputs.items()})
+
+
+def _one_task(
+    task: Task, methods: Mapping[str, Method], splitter: Splitter, request: Request, say: Say
+) -> tuple[Comparison, dict[str, Any]]:
+    """Scores and figures of one task."""
+    comparison = compare(task, methods, splitter, refits=request.refits, seed=request.seed, say=say)
+    permutations = min(request.permutations, SURVIVAL_PERMUTATIONS if task.target.kind == "survival" else request.permutations)
+    say(f"{task.name}: {permutations} permutations of the labels")
+    null = null_distribution(task, methods[HEADLINE_METHOD], splitter, permutations=permutations, seed=request.seed)
+    say(f"{task.name}: confounders, subgroups, learning curve")
+    return comparison, figures_of(task, comparison, null) | _further(task, methods, comparison, splitter, request.seed)
+
+
+def _further(
+    task: Task, methods: Mapping[str, Method], comparison: Comparison, splitter: Splitter, seed: int
+) -> dict[str, Any]:
+    """What else is asked of the headline probe: is it honest, what does it rest on, for whom, and from how many labels?"""
+    headline, splits = methods[HEADLINE_METHOD], splitter(task.target, seed)
+    features = headline.of_refit(0)
+
+    def first_part(target: Target) -> tuple[Ints, Scores]:
+        return out_of_fold(features, target, task.group_S, splits[:1], headline.fit, seed=seed)
+
+    audit(first_part, task.target, splits[:1], seed=seed)
+    curves = {name: methods[name] for name in (HEADLINE_METHOD, f"{HEADLINE}/{RANDOM}", VOXELS)}
+    curve = (
+        []
+        if task.target.kind == "survival"
+        else learning_curve(task, curves, lambda drawn: splitter(task.target, drawn), seed=seed)
+    )
+    return {
+        "audit": "test labels shuffled: no score of the test part moved",
+        "covariates": dict(covariate_report(task)),
+        "confounders": confounders(task, features, splits, seed=seed),
+        "subgroups": subgroups(task, comparison.scores[HEADLINE_METHOD], comparison.tested_T, seed=seed),
+        "learning_curve": curve,
+    }
+
+
+def _write(out: Path, results: Mapping[str, dict[str, Any]], shown: Sequence[Shown]) -> dict[str, Any]:
+    """Both files; p-values are corrected over the tasks."""
+    adjusted = holm({name: result["label_permutation"].get("p", 1.0) for name, result in results.items()})
+    for name, value in adjusted.items():
+        results[name]["label_permutation"]["p_holm"] = value
+    content = next(iter(results.values())) if len(results) == 1 else {"tasks": dict(results), "holm": adjusted}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / REPORT_FILE).write_text(render(shown), encoding="utf-8")
+    (out / RESULT_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return content
 
 
 def data_config(trained: DataConfig, request: Request) -> DataConfig:
@@ -111,29 +248,44 @@ def choose_encoder(objective: Objective, name: str | None) -> tuple[str, VisionT
 
 
 def untrained(config: Config) -> Objective:
-    """The objective as the run initialised it, before its first step."""
+    """The objective as a run of this configuration initialises it, before its first step."""
     depth, height, width = config.data.size
     return objective_class(config.objective.name)(config.objective, config.model, (depth, height, width), config.seed).eval()
 
 
-def _facts(request: Request, task: Task, config: Config, samples: list[Sample]) -> dict[str, Any]:
+def _facts(request: Request, task: Task, config: Config, samples: Sequence[Sample]) -> dict[str, Any]:
     """What was evaluated and how, for result.json."""
     same_corpus = same_place(config.data.corpus, request.corpus)
     trained_on = [s for s in samples if s.split == "train" and s.contrast in (config.data.contrasts or [s.contrast])]
+    label_S = task.target.labels
     return {
-        "label": task.label,
-        "unit": task.unit,
+        "task": task.name,
+        "title": task.spec.title or task.name,
+        "kind": task.spec.kind,
+        "label": task.spec.label,
+        "unit": task.spec.unit,
+        "group": task.spec.group,
+        "fusion": task.spec.fusion,
         "classes": list(task.classes),
-        "class_counts": {name: int((task.label_S == number).sum()) for number, name in enumerate(task.classes)},
+        "class_counts": {name: int((label_S == number).sum()) for number, name in enumerate(task.classes)},
         "contrasts": list(task.contrasts),
         "n_volumes": len(samples),
-        "n_units": task.units,
+        "n_units": len(task.target),
+        "n_groups": task.groups,
         "n_missing_label": task.missing,
         "n_seen_in_pretraining": len(trained_on) if same_corpus else None,
         "caption": task.caption,
         "seed": request.seed,
-        "folds": request.folds,
+        "folds": task.spec.split.folds,
+        "split": split_name(task.spec, request.splits),
         "size": list(config.data.size),
         "input": dataclasses.asdict(data_config(config.data, request).evaluation),
         "voxel_grid": list(voxel_grid(config.data.size)),
     }
+
+
+def split_name(spec: TaskSpec, lists: Path | None) -> str:
+    """How a task is split, in words."""
+    if lists is not None and spec.split.files:
+        return f"published lists {spec.split.files}"
+    return f"column {spec.split.column}" if spec.split.by == "column" else f"{spec.split.folds} folds drawn here"

@@ -1,89 +1,143 @@
-"""AUROC and its bootstrap interval when volumes of one unit (a person, an anatomy) belong together.
+"""Intervals and tests: bootstrap over groups and refits, DeLong, permutation, Holm.
 
-Axes: S samples (volumes), K classes, R bootstrap resamples, G groups of tied scores, U units.
+Axes: S units, R resamples, G groups, M refits, P positives, N negatives, 2 methods.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy import stats
 
 from mri_fm.evaluate.draws import Draw, drawer
+from mri_fm.evaluate.target import Bools, Floats, Ints
 
-Floats = NDArray[np.float64]
 RESAMPLES = 2000
 LEVEL = 0.95
+Weighted = Callable[[Floats], Floats]
+"""A metric of one refit: how often each unit counts, (R, S), to (R,)."""
 
 
-def auroc(label_S: NDArray[np.int64], score_SK: Floats, weight_RS: Floats | None = None) -> Floats:
-    """Area under the ROC curve, one against the rest, unweighted mean over classes (Hand & Till 2001 call it macro).
+@dataclass(frozen=True, eq=False)
+class Resamples:
+    """Draws of whole groups (cluster bootstrap) with a refit each; all methods meet the same, so differences are paired.
 
-    Args:
-        label_S: classes 0…K-1.
-        score_SK: larger means likelier. Two classes: the last column alone decides.
-        weight_RS: how often each sample counts, one row per resample; default: once each.
-
-    Returns:
-        float64 (R,), or (1,) without weights; NaN where a class is absent.
+    Attributes:
+        weight_RS: how often each unit counts.
+        refit_R: uniform in [0, 1): which refit counts.
     """
-    weight_RS = np.ones((1, len(label_S))) if weight_RS is None else weight_RS
-    classes = score_SK.shape[1]
-    wanted = [1] if classes == 2 else range(classes)
-    return np.mean([_one_against_rest(label_S == k, score_SK[:, k], weight_RS) for k in wanted], axis=0)
 
+    weight_RS: Floats
+    refit_R: Floats
 
-def _one_against_rest(positive_S: NDArray[np.bool_], score_S: Floats, weight_RS: Floats) -> Floats:
-    """Weighted Mann-Whitney U over the number of pairs; a tie counts half."""
-    order = np.argsort(score_S, kind="stable")
-    weight_RS, positive_S, score_S = weight_RS[:, order], positive_S[order], score_S[order]
-    starts = np.flatnonzero(np.diff(score_S, prepend=-np.inf))
-    positive_RG = np.add.reduceat(weight_RS * positive_S, starts, axis=1)
-    negative_RG = np.add.reduceat(weight_RS * ~positive_S, starts, axis=1)
-    below_RG = np.cumsum(negative_RG, axis=1) - negative_RG
-    wins_R = (positive_RG * (below_RG + negative_RG / 2)).sum(axis=1)
-    pairs_R = positive_RG.sum(axis=1) * negative_RG.sum(axis=1)
-    return np.divide(wins_R, pairs_R, out=np.full_like(wins_R, np.nan), where=pairs_R > 0)
+    @classmethod
+    def draw(cls, group_S: Ints, *, seed: int, count: int = RESAMPLES) -> Resamples:
+        """`count` resamples of as many groups as there are; `group_S` are numbers, equal ones come along together."""
+        group_S = np.unique(group_S, return_inverse=True)[1]
+        groups = int(group_S.max()) + 1
+        rng = drawer(seed, Draw.BOOTSTRAP)
+        weight_RG = rng.multinomial(groups, np.full(groups, 1 / groups), size=count)
+        return cls(weight_RG[:, group_S].astype(np.float64), rng.random(count))
 
+    def values(self, refits: Sequence[Weighted]) -> Floats:
+        """The metric of every resample, (R,), each by the refit drawn for it; NaN where it is not defined.
 
-def roc_curve(positive_S: NDArray[np.bool_], score_S: Floats) -> tuple[Floats, Floats]:
-    """False and true positive rates at every distinct score, from (0, 0) to (1, 1)."""
-    order = np.argsort(-score_S, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(score_S[order])), len(order) - 1)
-    true_G = np.cumsum(positive_S[order])[ends] / positive_S.sum()
-    false_G = np.cumsum(~positive_S[order])[ends] / (~positive_S).sum()
-    return np.insert(false_G, 0, 0.0), np.insert(true_G, 0, 0.0)
+        With one refit, the fitted models are held fixed. With several, the spread is that of another refit on other people.
+        """
+        chosen_R = (self.refit_R * len(refits)).astype(np.int64)
+        value_R = np.full(len(chosen_R), np.nan)
+        for number, refit in enumerate(refits):
+            rows = np.flatnonzero(chosen_R == number)
+            if len(rows):
+                value_R[rows] = refit(self.weight_RS[rows])
+        return value_R
 
 
 def bootstrap(
-    label_S: NDArray[np.int64],
-    scores: Mapping[str, Floats],
-    unit_S: NDArray[np.int64],
-    *,
-    seed: int,
-    resamples: int = RESAMPLES,
+    methods: Mapping[str, Sequence[Weighted]], group_S: Ints, *, seed: int, resamples: int = RESAMPLES
 ) -> dict[str, Floats]:
-    """AUROC of every method on the same resamples of whole units (cluster bootstrap), so differences are paired.
-
-    Args:
-        label_S: classes 0…K-1.
-        scores: a (S, K) array per method, rows in the order of `label_S`.
-        unit_S: unit numbers 0…U-1; all volumes of a drawn unit come along.
-        seed: keys the draws.
-        resamples: number of resamples R.
-
-    Returns:
-        float64 (R,) per method; NaN where the resample lacks a class.
-    """
-    units = int(unit_S.max()) + 1
-    rng = drawer(seed, Draw.BOOTSTRAP)
-    weight_RS = rng.multinomial(units, np.full(units, 1 / units), size=resamples)[:, unit_S].astype(np.float64)
-    return {name: auroc(label_S, score_SK, weight_RS) for name, score_SK in scores.items()}
+    """`Resamples.values` of several methods, on the same resamples."""
+    drawn = Resamples.draw(group_S, seed=seed, count=resamples)
+    return {name: drawn.values(refits) for name, refits in methods.items()}
 
 
 def interval(values_R: Floats, level: float = LEVEL) -> list[float]:
-    """Percentile interval [low, high] of bootstrap values, those without a value left out (Efron & Tibshirani 1993, ch. 13)."""
+    """Percentile interval [low, high] of bootstrap values, those without a value left out (Efron & Tibshirani 1993, ch. 13).
+
+    [NaN, NaN] where no resample has a value.
+    """
+    if not np.isfinite(values_R).any():
+        return [float("nan"), float("nan")]
     tail = (1 - level) / 2
     low, high = np.nanquantile(values_R, [tail, 1 - tail])
     return [float(low), float(high)]
+
+
+@dataclass(frozen=True)
+class DeLong:
+    """AUROC of two scores on the same units, their difference, and how sure it is."""
+
+    auroc: tuple[float, float]
+    difference: float
+    standard_error: float
+    p: float
+
+    def interval(self, level: float = LEVEL) -> list[float]:
+        """Normal interval of the difference."""
+        reach = float(stats.norm.ppf((1 + level) / 2)) * self.standard_error
+        return [self.difference - reach, self.difference + reach]
+
+
+def delong(positive_S: Bools, score_2S: Floats, group_S: Ints | None = None) -> DeLong:
+    """Compare two correlated areas under the ROC curve (DeLong, DeLong & Clarke-Pearson 1988).
+
+    Args:
+        positive_S: the class.
+        score_2S: of two methods, float64.
+        group_S: units of one group are not independent: their components are summed first (Obuchowski 1997). None: they are.
+    """
+    positive_2P, negative_2N = score_2S[:, positive_S], score_2S[:, ~positive_S]
+    above_2PN = (positive_2P[:, :, None] > negative_2N[:, None, :]) + (positive_2P[:, :, None] == negative_2N[:, None, :]) / 2
+    area_2 = above_2PN.mean(axis=(1, 2))
+    group_S = np.arange(len(positive_S)) if group_S is None else np.unique(group_S, return_inverse=True)[1]
+    one_2G = _by_group(above_2PN.mean(axis=2) - area_2[:, None], group_S[positive_S], group_S)
+    other_2G = _by_group(above_2PN.mean(axis=1) - area_2[:, None], group_S[~positive_S], group_S)
+    holders = [len(np.unique(group_S[side_S])) for side_S in (positive_S, ~positive_S)]
+    sizes = (positive_2P.shape[1], negative_2N.shape[1])
+    covariance_22 = sum(
+        count / max(count - 1, 1) * component_2G @ component_2G.T / size**2
+        for count, component_2G, size in zip(holders, (one_2G, other_2G), sizes, strict=True)
+    )
+    groups = one_2G.shape[1]
+    cross_22 = groups / max(groups - 1, 1) * one_2G @ other_2G.T / (sizes[0] * sizes[1])
+    covariance_22 = covariance_22 + cross_22 + cross_22.T  # 0 where no group has both classes
+    contrast_2 = np.array([1.0, -1.0])
+    error = float(np.sqrt(max(contrast_2 @ covariance_22 @ contrast_2, 0.0)))
+    difference = float(area_2[0] - area_2[1])
+    p = 1.0 if error == 0 else float(2 * stats.norm.sf(abs(difference) / error))
+    return DeLong((float(area_2[0]), float(area_2[1])), difference, error, p if error or not difference else 0.0)
+
+
+def _by_group(component_2S: Floats, part_S: Ints, group_S: Ints) -> Floats:
+    sum_2G = np.zeros((2, int(group_S.max()) + 1))
+    for row, sums_G in zip(component_2S, sum_2G, strict=True):
+        np.add.at(sums_G, part_S, row)
+    return sum_2G
+
+
+def permutation_p(value: float, null: Sequence[float], *, smaller_is_better: bool = False) -> float:
+    """One-sided p of a value among those of permuted labels, itself counted (Phipson & Smyth 2010): never 0."""
+    values = np.array(null)
+    beaten = (values <= value) if smaller_is_better else (values >= value)
+    return float((1 + beaten.sum()) / (1 + len(values)))
+
+
+def holm(p: Mapping[str, float]) -> dict[str, float]:
+    """p-values adjusted so that the chance of any false finding stays below the level (Holm 1979)."""
+    adjusted, worst = {}, 0.0
+    for rank, name in enumerate(sorted(p, key=lambda name: p[name])):
+        worst = max(worst, min(1.0, (len(p) - rank) * p[name]))
+        adjusted[name] = worst
+    return {name: adjusted[name] for name in p}

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from mri_fm.config import load_config
-from mri_fm.evaluate.task import Task
+from mri_fm.evaluate.spec import label_task
+from mri_fm.evaluate.task import resolve_task
 from tests.corpora import resampled
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +101,8 @@ def test_differences_of_auroc_are_paired_over_people():
     from pretraining.probes import mean_auroc
 
     label_S = np.array([0, 1] * 10)
-    task = Task("x", "subject", ("a", "b"), np.arange(20), label_S, np.arange(20), 0, (), "")
+    columns = {"subject": [str(i) for i in range(20)], "x": label_S.tolist(), "contrast": ["T1"] * 20}
+    task = resolve_task("x", label_task("x", "subject", 5, ()), pa.table(columns))
     good = (label_S + np.linspace(-0.9, 0.9, 20)).tolist()
     figures = mean_auroc(task, {"one": [good], "same": [good, good], "chance": [[0.5] * 20]})
     assert figures["one"][0] == figures["same"][0] > 0.7

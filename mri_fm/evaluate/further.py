@@ -1,0 +1,63 @@
+"""The parts of the report beside the table: confounders, subgroups, the learning curve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from mri_fm.evaluate import figures
+from mri_fm.evaluate.methods import title_of
+from mri_fm.evaluate.metrics import NAMES
+from mri_fm.observe.page import html_image, html_table
+
+LINES = {
+    "without_age_and_sex": "without what {columns} explain linearly",
+    "harmonised": "ComBat over {columns}, learned in each training part",
+    "unseen_sites": "folds disjoint by site ({sites} sites)",
+    "site_from_embedding": "AUROC of the site itself ({sites} sites; 0.5: it cannot be read)",
+}
+
+
+def sections(result: Mapping[str, Any]) -> str:
+    """All of them as HTML."""
+    return "\n".join([_confounders(result), _subgroups(result), _curve(result)])
+
+
+def _confounders(result: Mapping[str, Any]) -> str:
+    metric, found = result["metric"], result["confounders"]
+    rows = [["headline probe, as it is", *_figure(result, metric)]]
+    for key, text in LINES.items():
+        if key in found:
+            words = {"columns": ", ".join(found[key].get("columns", ())), "sites": found[key].get("sites")}
+            rows.append([text.format(**words), *_figure(found[key], "auroc" if key == "site_from_embedding" else metric)])
+    left = {LINES[key].split(" {")[0].split(" (")[0]: reason for key, reason in found["not_done"].items()}
+    notes = [f"{name}: {reason}" for name, reason in {**result["covariates"], **left}.items()]
+    listed = f'<p class="note">Not done or incomplete: {escape("; ".join(notes))}.</p>' if notes else ""
+    return f"""<h2>Confounders</h2>{html_table(("headline probe", NAMES[metric], "95 % interval"), rows)}
+{listed}<p>{escape(result["audit"].capitalize())}.</p>"""
+
+
+def _figure(found: Mapping[str, Any], metric: str) -> list[str]:
+    low, high = found["interval"]
+    return [f"{found[metric]:.3f}", f"[{low:.3f}, {high:.3f}]"]
+
+
+def _subgroups(result: Mapping[str, Any]) -> str:
+    metric, lines = result["metric"], result["subgroups"]
+    if not lines:
+        return ""
+    rows = [
+        [line["column"], line["value"], str(line["n"]), *(_figure(line, metric) if metric in line else ["", "too few units"])]
+        for line in lines
+    ]
+    return f"<h2>Subgroups</h2>{html_table(('by', 'value', 'units', NAMES[metric], '95 % interval'), rows)}"
+
+
+def _curve(result: Mapping[str, Any]) -> str:
+    curve: Sequence[Mapping[str, Any]] = result["learning_curve"]
+    if not curve:
+        return "<h2>Learning curve</h2><p>No training part has 8 units of every class.</p>"
+    titles = {method: title_of(method) for method in curve[0] if method != "per_class"}
+    picture = html_image(figures.curve_figure(curve, titles, NAMES[result["metric"]]), "learning curve")
+    return f"<h2>Learning curve</h2>{picture}<p>The band holds 95 % of ten draws of the training units.</p>"
