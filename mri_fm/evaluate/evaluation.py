@@ -70,6 +70,7 @@ class Request:
     step: int | None = None  # of the checkpoint; None: the newest
     plane: str | None = None  # data.evaluation.plane and .crop; None: the run's
     crop: str | None = None
+    size: tuple[int, ...] | None = None  # voxels along depth, height, width; None: the run's
     probes: tuple[str, ...] = tuple(PROBES)
     refits: int = 3
     random_seeds: int = 3
@@ -98,6 +99,7 @@ def evaluate(request: Request, say: Say = lambda line: None, environment: Enviro
     for task, splitter in zip(tasks, splitters, strict=True):
         splitter(task.target, request.seed)  # what is wrong with the splits is said before anything is embedded
     loaded = load_objective(request.run, request.step)
+    _check_size(request.size, loaded.config)
     name, encoders = _encoders(loaded, request)
     rows = sorted({int(row) for task in tasks for row in task.row_V})
     samples = [corpus.samples[row] for row in rows]
@@ -147,6 +149,16 @@ def _check_places(request: Request) -> None:
         raise UserError(f"--run {request.run}: no such folder; give the run.dir of a training run")
     if request.out.exists() and not request.out.is_dir():
         raise UserError(f"--out {request.out} is a file; give a folder")
+
+
+def _check_size(size: tuple[int, ...] | None, config: Config) -> None:
+    """An encoder is asked at sizes that it was trained at."""
+    seen = [list(config.data.size), *(list(stage.size) for stage in config.data.curriculum)]
+    if size is not None and list(size) not in seen:
+        raise UserError(
+            f"--size {' '.join(map(str, size))}: the encoder never saw this input size, but "
+            f"{' and '.join(' '.join(map(str, one)) for one in seen)}; take one of these"
+        )
 
 
 def _splitter(task: Task, table: pa.Table, lists: Path | None) -> Splitter:
@@ -228,7 +240,8 @@ def data_config(trained: DataConfig, request: Request) -> DataConfig:
     """The run's, but for what the request says."""
     given = {name: getattr(request, name) for name in ("plane", "crop") if getattr(request, name) is not None}
     evaluation = dataclasses.replace(trained.evaluation, **given)
-    return dataclasses.replace(trained, corpus=request.corpus, reader=request.reader, evaluation=evaluation)
+    size = trained.size if request.size is None else list(request.size)
+    return dataclasses.replace(trained, corpus=request.corpus, reader=request.reader, evaluation=evaluation, size=size)
 
 
 def choose_encoder(objective: Objective, name: str | None) -> tuple[str, VisionTransformer]:
@@ -255,6 +268,7 @@ def untrained(config: Config) -> Objective:
 
 def _facts(request: Request, task: Task, config: Config, samples: Sequence[Sample]) -> dict[str, Any]:
     """What was evaluated and how, for result.json."""
+    data = data_config(config.data, request)
     same_corpus = same_place(config.data.corpus, request.corpus)
     trained_on = [s for s in samples if s.split == "train" and s.contrast in (config.data.contrasts or [s.contrast])]
     label_S = task.target.labels
@@ -278,9 +292,9 @@ def _facts(request: Request, task: Task, config: Config, samples: Sequence[Sampl
         "seed": request.seed,
         "folds": task.spec.split.folds,
         "split": split_name(task.spec, request.splits),
-        "size": list(config.data.size),
-        "input": dataclasses.asdict(data_config(config.data, request).evaluation),
-        "voxel_grid": list(voxel_grid(config.data.size)),
+        "size": list(data.size),
+        "input": dataclasses.asdict(data.evaluation),
+        "voxel_grid": list(voxel_grid(data.size)),
     }
 
 

@@ -164,10 +164,8 @@ def fit_tuned(
     rng = drawer(seed, Draw.FINETUNE, index)
     network = Tuned(encoder, heads, target.outputs, tuning)
     initialise(network.probe, rng)
-    for name, parameter in network.named_parameters():
-        if ".down." in name:
-            nn.init.zeros_(parameter)
-            parameter.data += torch.from_numpy(rng.standard_normal(tuple(parameter.shape))).float() / parameter.shape[1] ** 0.5
+    for update in (module for module in network.modules() if isinstance(module, LowRank)):
+        initialise(update.down, rng)
     network = network.to(device)
     inputs = unpack(train, encoder.size)
     optimizer = torch.optim.AdamW(layer_rates(network, schedule))

@@ -5,15 +5,16 @@ Axes: V volumes, S units.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from mri_fm.data.split_files import read_split, resolve
 from mri_fm.errors import UserError
 from mri_fm.evaluate.splits import Split, cross_validation, require_disjoint, require_learnable
-from mri_fm.evaluate.table import Column, column_of, columns_of, is_missing, text
+from mri_fm.evaluate.table import column_of, columns_of, is_missing, text
 from mri_fm.evaluate.task import Task
 
 PARTS = ("train", "val", "test")
@@ -34,7 +35,7 @@ def splits_of(task: Task, table: pa.Table, lists: Path | None, *, seed: int) -> 
     """
     rule = task.spec.split
     if lists is not None and rule.files:
-        splits = _listed(task, columns_of(table, task.spec.table), lists)
+        splits = _listed(task, table, lists)
     elif rule.by == "column":
         column = column_of(columns_of(table, task.spec.table), rule.column, f"{task.name}: split.column")
         splits = [_split(task, [None if is_missing(column[row]) else text(column[row]) for row in task.row_V], rule.column)]
@@ -48,40 +49,17 @@ def splits_of(task: Task, table: pa.Table, lists: Path | None, *, seed: int) -> 
     return splits
 
 
-def _listed(task: Task, columns: Mapping[str, Column], folder: Path) -> list[Split]:
+def _listed(task: Task, table: pa.Table, folder: Path) -> list[Split]:
     """One split for each fold whose lists are there."""
     pattern, splits = task.spec.split.files, []
     for fold in range(task.spec.split.folds if "{fold}" in pattern else 1):
-        parts = {part: _read_list(folder / pattern.format(fold=fold, part=part)) for part in PARTS}
-        if parts["train"] is None or parts["test"] is None:
-            absent = "train" if parts["train"] is None else "test"
-            raise UserError(f"{task.name}: --splits {folder}: {pattern.format(fold=fold, part=absent)} is missing")
-        part_V = [_part_of(columns, row, parts) for row in task.row_V]
-        splits.append(_split(task, part_V, pattern))
+        part_V: dict[int, str] = {}
+        for part in PARTS:
+            path = folder / pattern.format(fold=fold, part=part)
+            if path.is_file() or part != "val":  # a published split may do without validation
+                part_V |= dict.fromkeys(resolve(table, read_split(path)).rows, part)
+        splits.append(_split(task, [part_V.get(int(row)) for row in task.row_V], pattern))
     return splits
-
-
-Scans = set[tuple[str, str]]
-
-
-def _read_list(path: Path) -> Scans | None:
-    """(subject_id, scan_uid) of a list; None where there is none."""
-    if not path.is_file():
-        return None
-    lines = [line.split(",") for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
-    if [name.strip() for name in lines[0]] != ["subject_id", "scan_uid"]:
-        raise UserError(f"{path} does not begin with the line subject_id,scan_uid")
-    return {(line[0].strip(), line[1].strip()) for line in lines[1:]}
-
-
-def _part_of(columns: Mapping[str, Column], row: int, parts: Mapping[str, Scans | None]) -> str | None:
-    """The part whose list names the volume: by scan where the manifest knows scans, else by subject."""
-    subject = text(columns["subject"][row])
-    scan = text(columns["scan_uid"][row]) if "scan_uid" in columns and not is_missing(columns["scan_uid"][row]) else None
-    for part, listed in parts.items():
-        if listed and ((subject, scan) in listed if scan else subject in {person for person, _ in listed}):
-            return part
-    return None
 
 
 def _split(task: Task, part_V: Sequence[str | None], origin: str) -> Split:

@@ -110,7 +110,10 @@ def test_confounders_of_an_embedding_that_reads_the_site() -> None:
     label_S, site_S = np.arange(PEOPLE) % 2, np.arange(PEOPLE) // 2 % 4
     feature_SF = rng.normal(size=(PEOPLE, 6)) + 1.2 * label_S[:, None] + 2.0 * np.eye(4, 6)[site_S]
     task = task_of(
-        dx=label_S.tolist(), site=[f"c{s}" for s in site_S], age=rng.normal(60, 9, PEOPLE).tolist(), sex=["M", "M", "F", "F"] * 24
+        dx=label_S.tolist(),
+        site=[f"c{s}" for s in site_S],
+        age=rng.normal(60, 9, PEOPLE).tolist(),
+        sex=["M", "M", "F", "F"] * 24,
     )
     splits = cross_validation(task.target, task.group_S, 3, seed=0)
     found = confounders(task, Features.plain(feature_SF), splits, seed=0)

@@ -90,6 +90,20 @@ def test_a_class_is_learned_and_the_encoder_given_stays_as_it_was(tuning: str) -
     np.testing.assert_array_equal(first.test_SK, again.test_SK)
 
 
+def test_training_starts_at_the_encoder_that_was_given() -> None:
+    """Without a step to take, what learns is what a frozen encoder gives: no weight of it is drawn anew."""
+    features, label_S = stripes()
+    start, rows = encoder(2), np.arange(8)
+    fit = dict(seed=0, index=1, encoder=start, heads=2, schedule=Schedule(epochs=1, learning_rate=0.0))  # noqa: C408
+    target = Target.of_classes(label_S[rows])
+    given = [
+        fit_tuned(features[rows], target, rows, features[rows], tuning=Tuning.parse(mode), **fit).test_SK  # type: ignore[arg-type]
+        for mode in ("full", "partial:1", "lora")
+    ]
+    np.testing.assert_allclose(given[0], given[1], atol=1e-6)
+    np.testing.assert_allclose(given[0], given[2], atol=1e-6)
+
+
 def test_volumes_and_spacing_come_back_as_they_were_packed() -> None:
     volume_VZYX, spacing_V3 = torch.randn(3, *SIZE).half(), torch.tensor([[1.0, 0.5, 0.5]] * 3)
     x_SCZYX, present_SC, spacing_SC3 = unpack(Features.plain(pack(volume_VZYX, spacing_V3)), SIZE)

@@ -233,5 +233,5 @@ def test_published_lists_are_reproduced_scan_by_scan(tmp_path: Path) -> None:
     (split,) = splits_of(task, manifest, tmp_path, seed=0)
     assert (split.train.tolist(), split.validation.tolist(), split.test.tolist()) == ([0, 2, 3], [5], [6])
     (tmp_path / "s_test.csv").unlink()
-    with pytest.raises(UserError, match=r"s_test.csv is missing"):
+    with pytest.raises(UserError, match=r"s_test.csv cannot be read"):
         splits_of(task, manifest, tmp_path, seed=0)
