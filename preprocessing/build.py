@@ -29,12 +29,13 @@ from preprocessing.archive import ROOT
 from preprocessing.datasets.adapter import PHANTOM, PRETRAINING_ONLY, Knowledge
 from preprocessing.datasets.contrast import contrast_of
 from preprocessing.decisions import decide
-from preprocessing.discover import Input, find_inputs, list_files
+from preprocessing.discover import Input, find_inputs
 from preprocessing.knowledge import AUTO, check_dataset, know
 from preprocessing.place import PRIVATE_DIR, SCRATCH_DIR, Folder, Place, open_place
 from preprocessing.plan import held_out, keep_first, lay_out, split_of
 from preprocessing.privacy import new_key, parse_key, read_key
 from preprocessing.runner import Runner, task_runner
+from preprocessing.source import Files, RawFolder, Source, list_source, open_source
 from preprocessing.tables import OWN_COLUMNS, read_layout, read_ledger, write_corpus_file, write_ledger, write_manifest
 from preprocessing.tasks import DONE_DIR, Decision, Member, ShardTask, is_intact, write_task
 
@@ -86,7 +87,7 @@ class Spec:
 
 
 def build(
-    raw: Path,
+    raw: Path | str,
     out: Path | str,
     spec: Spec | None = None,
     *,
@@ -98,7 +99,7 @@ def build(
     """Build or complete a corpus.
 
     Args:
-        raw: folder of scans; only read.
+        raw: folder of scans, or s3://bucket/prefix; only read.
         out: the corpus: a folder, made if needed, or s3://bucket/prefix.
         spec: the options; the defaults if None.
         workers: processes on this machine; 1 runs in this process.
@@ -115,27 +116,38 @@ def build(
         ResumableError: processes of the cluster died; the same call goes on.
         OSError: no room or right to write, no right to read, or a network that is gone; the same call goes on.
     """
-    spec, raw, place = spec or Spec(), raw.resolve(), open_place(out)  # workers elsewhere have another current folder
-    files = _list_raw(raw, place)
+    spec, source, place = spec or Spec(), open_source(raw), open_place(out)
+    files = list_source(source)
+    _check_apart(source, place, files)
     with place.locked():
         secret = _secret(place, key)
         state = _state(spec, secret, files, report is not None)
         current = _up_to_date(place, state)
         if current is not None:
             return current, False
-        inputs = find_inputs(raw, files)
-        if not inputs:
-            raise UserError(f"no scan in {raw}: put NIfTI, MGZ, MINC, PAR/REC or DICOM files there")
-        knowledge = know(raw, files, inputs, secret, spec.dataset)
+        inputs, knowledge = survey(source, files, secret, spec.dataset)
         for name in (STATE_FILE, CORPUS_FILE):  # from here on the corpus is incomplete
             place.remove(name)
         with task_runner(workers, scheduler) as run:
-            decisions = decide(run, raw, place, inputs, files, spec, knowledge)
-            content = _write(run, raw, place, spec, inputs, knowledge, decisions)
+            decisions = decide(run, source.address, place, inputs, files, spec, knowledge)
+            content = _write(run, source.address, place, spec, inputs, knowledge, decisions)
         _finish(place, content, report)
         place.write(STATE_FILE, state)
         place.remove(SCRATCH_DIR)
         return content, True
+
+
+def survey(source: Source, files: Files, secret: bytes, dataset: str) -> tuple[list[Input], dict[str, Knowledge]]:
+    """The inputs among the files of a source, and what is known of each by source path.
+
+    Raises:
+        UserError: there is no input, or see `preprocessing.knowledge.know`.
+    """
+    with source.for_discovery(files) as folder:
+        inputs = find_inputs(folder, files)
+        if not inputs:
+            raise UserError(f"no scan in {source.address}: put images or DICOM files there")
+        return inputs, know(folder, files, inputs, secret, dataset)
 
 
 def summary(content: dict[str, Any]) -> str:
@@ -152,21 +164,20 @@ def summary(content: dict[str, Any]) -> str:
     return "\n".join([*lines, f"refused: {codes}"] if codes else lines)
 
 
-def _list_raw(raw: Path, place: Place) -> dict[str, tuple[int, int]]:
-    if not raw.is_dir():
-        raise UserError(f"no folder {raw}: give the folder of your scans as --raw")
-    out = place.path if isinstance(place, Folder) else None
-    if out and (out == raw or out in raw.parents or raw in out.parents):
+def _check_apart(source: Source, place: Place, files: Files) -> None:
+    """Refuse to read where the corpus is written."""
+    if not (isinstance(source, RawFolder) and isinstance(place, Folder)):
+        if source.address == place.address:
+            raise UserError(f"--out and --raw are both {place.address}: choose another prefix")
+        return
+    raw, out = source.path, place.path
+    if out == raw or out in raw.parents or raw in out.parents:
         raise UserError(f"--out {out} and --raw {raw} lie inside one another: choose separate folders")
-    files = list_files(raw)
-    if not files:
-        raise UserError(f"{raw} is empty: put scans there, or `python -m preprocessing.sample_data --out {raw}`")
-    if out and any(Path(os.path.realpath(folder)).is_relative_to(out) for folder in {(raw / path).parent for path in files}):
+    if any(Path(os.path.realpath(folder)).is_relative_to(out) for folder in {(raw / path).parent for path in files}):
         raise UserError(f"a link in {raw} leads into --out {out}: remove it, or choose another --out")
-    return files
 
 
-def _state(spec: Spec, secret: bytes, files: dict[str, tuple[int, int]], report: bool) -> bytes:
+def _state(spec: Spec, secret: bytes, files: Files, report: bool) -> bytes:
     """All that a finished corpus was made from."""
     key = hashlib.sha256(secret).hexdigest()
     return json.dumps({"spec": spec.hash(), "key": key, "report": report, "files": files}).encode()
@@ -194,7 +205,7 @@ def _secret(place: Place, given: Path | None) -> bytes:
 
 
 def _write(
-    run: Runner, raw: Path, place: Place, spec: Spec, inputs: list[Input],
+    run: Runner, raw: str, place: Place, spec: Spec, inputs: list[Input],
     knowledge: dict[str, Knowledge], decisions: dict[str, Decision],
 ) -> dict[str, Any]:  # fmt: skip
     """Freeze the plan, run pass 2, and write the tables; returns the content of corpus.json."""
@@ -233,7 +244,7 @@ def _member(item: Input, knowledge: Knowledge, decision: Decision) -> Member:
 
 
 def _shard_tasks(
-    raw: Path, place: Place, spec: Spec, members: dict[str, Member], splits: dict[str, str], decisions: dict[str, Decision]
+    raw: str, place: Place, spec: Spec, members: dict[str, Member], splits: dict[str, str], decisions: dict[str, Decision]
 ) -> list[ShardTask]:
     by_key = {member.key: member for member in members.values()}
     assert len(by_key) == len(members), "two contents share a key"
@@ -242,7 +253,7 @@ def _shard_tasks(
     layout = lay_out(sizes, split_of_key, spec.shard_bytes, read_layout(place, spec.hash()))
     rules = spec.max_spacing, spec.reference_volume
     return [
-        ShardTask(str(raw), place.address, name, tuple(by_key[key] for key in keys), *rules, spec.codec, spec.hash())
+        ShardTask(raw, place.address, name, tuple(by_key[key] for key in keys), *rules, spec.codec, spec.hash())
         for name, keys in layout.items()
     ]
 

@@ -7,12 +7,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mri_fm.data.codecs import CODECS, RAW
 from mri_fm.data.split_files import read_split
 from mri_fm.errors import ResumableError, UserError, is_of_the_machine, run_main
 from preprocessing.datasets.registry import ADAPTERS
 from preprocessing.knowledge import AUTO
+
+READING = ("dataset", "max_spacing", "reference_volume")
 
 
 def main() -> None:
@@ -22,14 +25,12 @@ def main() -> None:
         UserError, ResumableError: see `preprocessing.build.build`.
     """
     arguments = _parser().parse_args()
-    if arguments.workers < 1:
-        raise UserError(f"--workers {arguments.workers} must be at least 1")
     from preprocessing.build import Spec, build, summary  # after parsing: this import takes seconds, in every worker too
     from preprocessing.report import draw_report
 
-    fields = ("dataset", "max_spacing", "reference_volume", "val_fraction", "test_fraction", "shard_bytes", "codec")
+    fields = ("val_fraction", "test_fraction", "shard_bytes", "codec")
     holdout = tuple(dict.fromkeys(scan for path in arguments.holdout for scan in read_split(path)))
-    spec = Spec(**{name: getattr(arguments, name) for name in fields}, holdout=holdout)
+    spec = Spec(**reading_of(arguments), **{name: getattr(arguments, name) for name in fields}, holdout=holdout)
     options = {"workers": arguments.workers, "scheduler": arguments.scheduler, "key": arguments.key}
     with resumable(arguments.out):
         content, changed = build(arguments.raw, arguments.out, spec, **options, report=draw_report)
@@ -61,16 +62,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"data sets whose layout, labels and exclusions are known (docs/datasets.md):\n{layouts}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--raw", type=Path, required=True, help="folder of scans, any layout; only read")
-    parser.add_argument("--out", type=Path, required=True, help="the corpus folder")
-    parser.add_argument(
-        "--dataset", default=AUTO, choices=(AUTO, *ADAPTERS), metavar="NAME",
-        help="the data set that every scan must belong to; auto (default): each is told by its path, see below",
-    )  # fmt: skip
-    parser.add_argument("--max-spacing", type=float, default=6.5, help="refuse volumes whose voxels lie further apart, mm")
-    parser.add_argument(
-        "--reference-volume", action="store_true", help="take one volume of a 4-D series, instead of refusing it"
-    )
+    parser.add_argument("--out", required=True, help="the corpus: a folder, or s3://bucket/prefix")
+    add_reading(parser)
     parser.add_argument("--val-fraction", type=float, default=0.1, help="share of subjects for validation")
     parser.add_argument("--test-fraction", type=float, default=0.0, help="share of subjects for tests")
     parser.add_argument(
@@ -83,12 +76,42 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--codec", default=RAW.name, help=f"how voxels are stored in the shards: {', '.join(CODECS)} (default: %(default)s)"
     )
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes on this machine")
-    parser.add_argument("--scheduler", help="address of a running Dask scheduler, e.g. tcp://host:8786, instead of --workers")
+    add_cluster(parser)
     parser.add_argument(
         "--key", type=Path, help="file with the key of the pseudonyms (default: OUT/private/key, made if absent)"
     )
     return parser
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """The options that say what is read, and how."""
+    parser.add_argument("--raw", required=True, help="folder of scans, any layout, or s3://bucket/prefix; only read")
+    parser.add_argument(
+        "--dataset", default=AUTO, choices=(AUTO, *ADAPTERS), metavar="NAME",
+        help="the data set that every scan must belong to; auto (default): each is told by its path, see below",
+    )  # fmt: skip
+    parser.add_argument("--max-spacing", type=float, default=6.5, help="refuse volumes whose voxels lie further apart, mm")
+    parser.add_argument(
+        "--reference-volume", action="store_true", help="take one volume of a 4-D series, instead of refusing it"
+    )
+
+
+def reading_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `Spec` that `add_reading` asked for."""
+    return {name: getattr(arguments, name) for name in READING}
+
+
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """The options that say where the work is done."""
+    parser.add_argument("--workers", type=_positive, default=len(os.sched_getaffinity(0)), help="processes on this machine")
+    parser.add_argument("--scheduler", help="address of a running Dask scheduler, e.g. tcp://host:8786, instead of --workers")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise UserError(f"--workers {text} must be at least 1")
+    return number
 
 
 def _whole(text: str) -> int:

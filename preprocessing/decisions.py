@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from preprocessing.datasets.adapter import Knowledge
 from preprocessing.discover import Input, fingerprint
 from preprocessing.place import Place
 from preprocessing.runner import Runner
+from preprocessing.source import Files
 from preprocessing.tasks import Decision, examine
 
 if TYPE_CHECKING:
@@ -29,14 +29,14 @@ Marked = tuple[Input, str]  # an input and its fingerprint
 
 
 def decide(
-    run: Runner, raw: Path, place: Place | None, inputs: Sequence[Input], files: dict[str, tuple[int, int]], spec: Spec,
+    run: Runner, raw: str, place: Place | None, inputs: Sequence[Input], files: Files, spec: Spec,
     knowledge: dict[str, Knowledge],
 ) -> dict[str, Decision]:  # fmt: skip
     """Pass 1, but for inputs that a rule excludes, or that an earlier pass under the same spec has seen unchanged.
 
     Args:
         run: on what.
-        raw: folder of the scans.
+        raw: address of the scans.
         place: where decisions are remembered; None: nowhere.
         inputs: what to decide on.
         files: sizes and times by path.
@@ -50,7 +50,7 @@ def decide(
     memory = _Memory(place, spec.hash())
     known = memory.recall()
     todo = [(item, mark) for item, mark in marked if getattr(known.get(item.source_path), "fingerprint", None) != mark]
-    look = partial(examine, str(raw), spec.max_spacing, spec.reference_volume)
+    look = partial(examine, raw, spec.max_spacing, spec.reference_volume)
     examined = run(look, todo, "examine", partial(examine_alone, look), arrived=memory.note)
     known.update({decision.source_path: decision for decision in examined})
     decisions = {item.source_path: known[item.source_path] for item, _ in marked}

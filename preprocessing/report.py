@@ -6,6 +6,7 @@ Axis suffixes: Z Y X voxel axes of RAS+, H W rows and columns of a picture.
 
 from __future__ import annotations
 
+import argparse
 import base64
 import io
 import json
@@ -23,11 +24,12 @@ import zarr
 from numpy.typing import NDArray
 from PIL import Image
 
-from mri_fm.data.schema import ARCHIVE_DIR, MANIFEST_FILE
+from mri_fm.data.schema import ARCHIVE_DIR, CORPUS_FILE, MANIFEST_FILE, REPORT_FILE
+from mri_fm.errors import UserError, run_main
 from mri_fm.observe.page import html_page, html_table, html_tiles
 from mri_fm.volume.refusal import CODES
-from preprocessing.place import Place
-from preprocessing.tables import read_ledger
+from preprocessing.place import SCRATCH_DIR, Place, open_place
+from preprocessing.tables import read_ledger, write_corpus_file
 
 Row = dict[str, Any]
 
@@ -65,6 +67,34 @@ def draw_report(place: Place, content: Row) -> str:
         version=escape(str(content["format_version"])),
     )
     return html_page("Corpus report", body, STYLE)
+
+
+def main() -> None:
+    """Draw the page of a finished corpus again.
+
+    Raises:
+        UserError: there is no finished corpus, or a build is at work.
+    """
+    parser = argparse.ArgumentParser(prog="python -m preprocessing.report", description="Draw report.html again.")
+    parser.add_argument("corpus", help="folder or s3://bucket/prefix")
+    redraw(open_place(parser.parse_args().corpus))
+
+
+def redraw(place: Place) -> None:
+    """Replace report.html, and its checksum in corpus.json.
+
+    Raises:
+        UserError: there is no finished corpus, or a build is at work.
+    """
+    content = place.read_object(CORPUS_FILE)
+    if not content:
+        raise UserError(f"{place.address} is no finished corpus: build it first")
+    with place.locked():
+        place.write(REPORT_FILE, draw_report(place, content).encode())
+        content["checksums"][REPORT_FILE] = place.checksum(REPORT_FILE)
+        write_corpus_file(place, content)
+        place.remove(SCRATCH_DIR)
+    print(f"{place.address}/{REPORT_FILE}")
 
 
 def choose_for_gallery(rows: Sequence[Row], most: int) -> list[Row]:
@@ -242,3 +272,7 @@ $gallery
 <h2>How it was made</h2>
 <p class="note">Format version $version, specification <code>$spec_hash</code>.</p>
 <pre>$spec</pre>"""
+
+
+if __name__ == "__main__":
+    run_main(main)

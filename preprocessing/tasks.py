@@ -21,6 +21,7 @@ from preprocessing.discover import Input
 from preprocessing.files import checksum
 from preprocessing.place import Place, open_place
 from preprocessing.shards import Sample, write_shard
+from preprocessing.source import open_source
 
 DONE_DIR = "private/done"
 
@@ -73,26 +74,24 @@ class ShardTask:
         return xxhash.xxh3_128_hexdigest(json.dumps(parts).encode())
 
 
-def load(raw: Path, item: Input, max_spacing: float, reference_volume: bool) -> tuple[Canonical, Crop, dict[str, str]]:
+def load(raw: str, item: Input, max_spacing: float, reference_volume: bool) -> tuple[Canonical, Crop, dict[str, str]]:
     """Read an input into its canonical form and its crop; also what a DICOM header says of the contrast.
 
     Raises:
         Refusal: whatever is wrong with it.
         OSError: it may not be read, or its storage fails.
     """
-    files = [raw / file for file in item.files]
-    for file in (*files, *(raw / companion for companion in item.companions)):
-        if file.is_file():  # readers hide why they cannot open one
-            file.open("rb").close()
-    prepared = prepare_files(files, series=item.series, max_spacing=max_spacing, reference_volume=reference_volume)
-    return prepared.canonical, prepared.crop, prepared.info
+    with open_source(raw).fetched(item) as folder:
+        files = [folder / file for file in item.files]
+        prepared = prepare_files(files, series=item.series, max_spacing=max_spacing, reference_volume=reference_volume)
+        return prepared.canonical, prepared.crop, prepared.info
 
 
 def examine(raw: str, max_spacing: float, reference_volume: bool, marked: tuple[Input, str]) -> Decision:
     """Pass 1: decide on one input, given with its fingerprint. Never raises for what the input holds."""
     item, fingerprint = marked
     try:
-        canonical, cropped, info = load(Path(raw), item, max_spacing, reference_volume)
+        canonical, cropped, info = load(raw, item, max_spacing, reference_volume)
     except Refusal as refusal:
         return Decision(item.source_path, fingerprint, refusal.code, refusal.reason)
     mean, std = canonical.source_moments()
@@ -157,12 +156,12 @@ def _samples(task: ShardTask, place: Place, folder: Path, record: dict[str, Any]
 
 def _reload(task: ShardTask, member: Member) -> tuple[Canonical, Crop]:
     try:
-        canonical, cropped, _ = load(Path(task.raw), member.item, task.max_spacing, task.reference_volume)
+        canonical, cropped, _ = load(task.raw, member.item, task.max_spacing, task.reference_volume)
         same = canonical.content_hash() == member.content_hash
     except Refusal:
         same = False
     if not same:
-        raise UserError(f"{Path(task.raw, member.item.source_path)} changed while the corpus was built: start the build again")
+        raise UserError(f"{task.raw}/{member.item.source_path} changed while the corpus was built: start the build again")
     return canonical, cropped
 
 

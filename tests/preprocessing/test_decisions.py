@@ -48,12 +48,12 @@ def test_a_pass_that_is_stopped_goes_on_where_it_was(tmp_path: Path, corpus: Pat
 
     monkeypatch.setattr(decisions, "examine", stop_at_fourth)
     with pytest.raises(KeyboardInterrupt):
-        decide(run_here, raw, place, inputs, files, Spec(), knowledge)
+        decide(run_here, str(raw), place, inputs, files, Spec(), knowledge)
     monkeypatch.setattr(decisions, "examine", lambda *a: seen.append(a[-1][0].source_path) or real(*a))
-    found = decide(run_here, raw, place, inputs, files, Spec(), knowledge)
+    found = decide(run_here, str(raw), place, inputs, files, Spec(), knowledge)
     assert seen == [item.source_path for item in inputs] == list(found)
     assert place.children("private") == ["decisions.json", "scratch"]
-    assert decide(run_here, raw, place, inputs, files, Spec(), knowledge) == found
+    assert decide(run_here, str(raw), place, inputs, files, Spec(), knowledge) == found
     assert len(seen) == len(inputs)
 
 
