@@ -61,22 +61,26 @@ class Hybrid(JEPA, MAE):
 
     def forward(self, inputs: Inputs, schedule: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
         """Both losses, mean over this rank's samples; see `Objective.forward`."""
-        masks = self.masks(inputs)
-        features = self.features(inputs, masks)
-        reconstructions = []
-        for mask, context_BVD in zip(masks, features.context_BVD.chunk(len(masks), dim=1), strict=True):
-            pred_BMP = self.decode(inputs, mask, context_BVD)
-            weight_BMP = self.voxel_weight(inputs, mask.hidden_BM)
-            reconstructions.append(self.reconstruction_loss(pred_BMP, inputs.x_BCZYX, mask.hidden_BM, weight_BMP))
-        reconstruction = torch.stack(reconstructions).mean()
-        prediction = self.prediction_loss(features)
+        reconstruction, prediction = (loss_B.mean() for loss_B in self._both(inputs))
         metrics = {"loss_reconstruction": reconstruction.detach(), "loss_prediction": prediction.detach()}
         return reconstruction + self.config.prediction_weight * prediction, metrics
 
     @torch.no_grad()
     def sample_losses(self, inputs: Inputs) -> Tensor:
-        """Both, weighted, the reconstruction of the first mask; see `Objective.sample_losses`."""
-        return MAE.sample_losses(self, inputs) + self.config.prediction_weight * JEPA.sample_losses(self, inputs)
+        """Both, weighted; see `Objective.sample_losses`."""
+        reconstruction_B, prediction_B = self._both(inputs)
+        return reconstruction_B + self.config.prediction_weight * prediction_B
+
+    def _both(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """Reconstruction and prediction loss of each sample, (B,), from one pass of the encoder for each mask."""
+        masks = self.masks(inputs)
+        features = self.features(inputs, masks)
+        errors = []
+        for mask, context_BVD in zip(masks, features.context_BVD.chunk(len(masks), dim=1), strict=True):
+            pred_BMP = self.decode(inputs, mask, context_BVD)
+            weight_BMP = self.voxel_weight(inputs, mask.hidden_BM)
+            errors.append(self._sample_errors(pred_BMP, inputs.x_BCZYX, mask.hidden_BM, weight_BMP))
+        return torch.stack(errors).mean(0) / self.config.power, self._sample_distances(features)
 
     def flops_per_sample(self, size: Size3 | None = None) -> float:
         """JEPA's, and the decoder on all kept tokens, per mask."""

@@ -40,6 +40,13 @@ def test_the_student_runs_once_and_both_heads_and_it_are_trained():
     assert trained == {"student", "predictor", "decoder"}
 
 
+@pytest.mark.parametrize("sets", [1, 3])
+def test_the_losses_of_samples_are_those_of_training_over_all_mask_sets(sets):
+    hybrid = Hybrid(Hybrid.Config(mask_sets=sets, prediction_weight=0.3), MODEL, SIZE, seed=4)
+    inputs = Inputs(volumes(), POSITIONS, 0)
+    torch.testing.assert_close(hybrid.sample_losses(inputs).mean(), hybrid(inputs, {})[0].detach())
+
+
 def test_it_costs_jepa_and_a_decoder():
     def flops(cls):
         return cls(cls.Config(), MODEL, SIZE, seed=4).flops_per_sample()
