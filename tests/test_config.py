@@ -123,7 +123,7 @@ def test_a_value_outside_its_choices_is_refused(word, part):
     ("word", "part"),
     [
         ("objective.mode=phase", "log_magnitude, magnitude, complex"),
-        ("objective.ramp_end=0.001", "must not come before"),
+        ("objective.ramp_end=0.001", "are fractions of the run"),
     ],
 )
 def test_spectral_options_are_checked(word, part):

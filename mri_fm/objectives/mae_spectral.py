@@ -64,13 +64,16 @@ class MAESpectralConfig(MAEConfig):
         """Check what types cannot.
 
         Raises:
-            UserError: an option of the spectrum out of range, a negative weight, or a ramp that ends before it starts.
+            UserError: an option of the spectrum out of range, a negative weight, or a ramp outside the run.
         """
         super().__post_init__()
         self.require_weights("spectral_weight")
         self.spectrum()
-        if not 0.0 <= self.ramp_start <= self.ramp_end:
-            raise UserError(f"objective.ramp_end={self.ramp_end} must not come before ramp_start={self.ramp_start}")
+        if not 0.0 <= self.ramp_start <= self.ramp_end <= 1.0:
+            raise UserError(
+                f"objective.ramp_start={self.ramp_start} and ramp_end={self.ramp_end} are fractions of the run, no epochs: "
+                "give 0 <= ramp_start <= ramp_end <= 1, for instance 0.007 and 0.036"
+            )
 
     def spectrum(self, size: Size3 | None = None) -> Spectrum:
         """Mode and pass band; with `size` it is made sure that some frequency of such a volume passes.

@@ -118,7 +118,8 @@ def test_options_are_taken_from_the_command_line():
     [
         ({"mode": "phase"}, "log_magnitude, magnitude"),
         ({"cutoff": 1.5}, "no frequency"),
-        ({"ramp_start": 0.5, "ramp_end": 0.1}, "must not come before"),
+        ({"ramp_start": 0.5, "ramp_end": 0.1}, "fractions of the run"),
+        ({"ramp_start": 5, "ramp_end": 25}, "ramp_start=5 and ramp_end=25 are fractions of the run, no epochs"),
     ],
 )
 def test_senseless_options_are_refused_in_one_line_before_the_first_step(options, message):
