@@ -105,8 +105,7 @@ class MaskDraw:
 
     def bits(self, count: int) -> Tensor:
         """64 random bits for each of `count` tokens, no two alike in a row; int64 (R, count)."""
-        first = count * self.set_index
-        return hash_bits(self.seed, Stream.MASK, self.rows(), first + count)[:, first:]
+        return hash_bits(self.seed, Stream.MASK, self.rows(), count, first=count * self.set_index)
 
     def kept_foreground(self) -> Tensor | None:
         """`foreground_BN` at the kept tokens, (B, K)."""

@@ -41,7 +41,8 @@ class Batch(Inputs):
 
     Attributes:
         valid_B: bool; False where a bad sample was replaced or is missing, and where a slot repeats a contrast as its session
-            has no other.
+            has no other. For what counts samples or pairs views and contrasts; objectives train on every row, since a
+            replacement is a sample like any other.
         keys: the samples that were served; those of a position follow each other, its contrasts one after the other and within
             each its views.
         contrasts: of these samples.

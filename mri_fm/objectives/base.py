@@ -278,13 +278,8 @@ class Objective(nn.Module):
         return uniform_mask(grid, ratio, draw)
 
 
-def mean_per_sample(error: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean within each sample first, then over samples: equal to the loss of one big batch wherever it is split."""
-    return sample_means(error, weight).mean()
-
-
 def sample_means(error: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean within each sample, (B,).
+    """Mean within each sample, (B,); the mean of these is the loss of one big batch wherever it is split.
 
     Args:
         error: (B, …).

@@ -1,7 +1,7 @@
 """JEPA: predict the features of hidden patches instead of their voxels.
 
     s = student(visible tokens),  h = LN(teacher(all tokens))  with a further LayerNorm without weights
-    ẑ = predictor(s) at hidden tokens;  L = mean |ẑ − h|, or another `distance`; mean over `mask_sets` masks of each sample
+    ẑ = predictor(s) at hidden tokens;  L = mean |ẑ − h|, or another `distance`, over the tokens of `mask_sets` masks together
     teacher ← m·teacher + (1 − m)·student,  m: 0.998 → 1
 
 With `token_weight=foreground` the mean over the M hidden tokens t of a sample is weighted, so that predicting air counts less:

@@ -13,7 +13,7 @@ from mri_fm.losses.spectral import MODES, spectral_loss_reference
 from mri_fm.model_config import HeadConfig, ModelConfig
 from mri_fm.models.patches import patchify
 from mri_fm.objectives import JEPA, MAE, OBJECTIVES, Hybrid, MAESpectral, Objective
-from mri_fm.objectives.base import mean_per_sample
+from mri_fm.objectives.base import sample_means
 
 SIZE = (8, 16, 16)
 HEAD = HeadConfig(width=24, depth=1, heads=3)
@@ -149,12 +149,11 @@ def test_a_loss_that_follows_the_foreground_needs_one(name, options):
         build(name, **options)(replace(inputs(), foreground_BCZYX=None), SCHEDULE)
 
 
-def test_mean_per_sample_by_weights_in_float64():
+def test_the_mean_of_a_sample_follows_its_weights_in_float64():
     error = torch.arange(12.0, dtype=torch.float64).view(2, 3, 2)
     weight = torch.tensor([[1.0, 0.0, 3.0], [0.0, 0.0, 0.0]])
-    expected = (0.5 * 1 + 4.5 * 3) / 4 / 2
-    assert mean_per_sample(error, weight).item() == pytest.approx(expected, rel=1e-12)
-    assert mean_per_sample(error, torch.ones(2, 3, 2)).item() == mean_per_sample(error).item() == 5.5
+    assert sample_means(error, weight).tolist() == pytest.approx([(0.5 * 1 + 4.5 * 3) / 4, 0.0], rel=1e-12)
+    assert sample_means(error, torch.ones(2, 3, 2)).tolist() == sample_means(error).tolist() == [2.5, 8.5]
 
 
 @pytest.mark.parametrize(
