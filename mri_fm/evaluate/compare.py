@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from mri_fm.errors import UserError
 from mri_fm.evaluate.calibration import decide, soften, temperature
 from mri_fm.evaluate.draws import Draw, drawer
 from mri_fm.evaluate.features import Features
@@ -104,11 +105,18 @@ def compare(task: Task, methods: Mapping[str, Method], splitter: Splitter, *, re
 
 @threadpool_limits.wrap(limits=1)
 def null_distribution(task: Task, method: Method, splitter: Splitter, *, permutations: int, seed: int) -> list[float]:
-    """The task's metric of a method that learns and is tested on permuted labels, once for each permutation."""
-    values = []
+    """The task's metric of a method that learns and is tested on permuted labels, once for each permutation.
+
+    A permutation that leaves some training part without a class, as happens with few units, has no value and is left out.
+    """
+    features, values = method.of_refit(0), []
     for number in range(permutations):
         target = permute(task.target, task.group_S, seed=seed, index=number)
-        _, scores = out_of_fold(method.of_refit(0), target, task.group_S, splitter(target, seed), method.fit, seed=seed)
+        try:
+            splits = splitter(target, seed)
+        except UserError:
+            continue
+        _, scores = out_of_fold(features, target, task.group_S, splits, method.fit, seed=seed)
         values.append(float(measure(task.spec.metric, scores)[0]))
     return values
 

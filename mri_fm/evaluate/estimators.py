@@ -29,7 +29,7 @@ class Estimator(Protocol):
 class Logistic:
     """Logistic regression with an L2 penalty of 1/(2C)."""
 
-    strengths = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    strengths = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
     def __init__(self, strength: float) -> None:
         self._model, self._classes = LogisticRegression(C=strength, max_iter=1000), 0

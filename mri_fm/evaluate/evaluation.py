@@ -96,8 +96,11 @@ def evaluate(request: Request, say: Say = lambda line: None, environment: Enviro
     corpus = Corpus.open(request.corpus, "full", shards=request.reader == "shards")
     tasks = [resolve_task(name, spec, corpus.table) for name, spec in request.tasks.items()]
     splitters = [_splitter(task, corpus.table, request.splits) for task in tasks]
-    for task, splitter in zip(tasks, splitters, strict=True):
-        splitter(task.target, request.seed)  # what is wrong with the splits is said before anything is embedded
+    for task, splitter in zip(tasks, splitters, strict=True):  # what is wrong is said before anything is embedded
+        for refit in range(max(request.refits, request.random_seeds)):
+            splitter(task.target, request.seed + refit)
+        for reason in covariate_report(task).values() if environment.is_main else ():
+            say(f"{task.name}: {reason}")
     loaded = load_objective(request.run, request.step)
     _check_size(request.size, loaded.config)
     name, encoders = _encoders(loaded, request)

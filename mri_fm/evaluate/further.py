@@ -60,4 +60,4 @@ def _curve(result: Mapping[str, Any]) -> str:
         return "<h2>Learning curve</h2><p>No training part has 8 units of every class.</p>"
     titles = {method: title_of(method) for method in curve[0] if method != "per_class"}
     picture = html_image(figures.curve_figure(curve, titles, NAMES[result["metric"]]), "learning curve")
-    return f"<h2>Learning curve</h2>{picture}<p>The band holds 95 % of ten draws of the training units.</p>"
+    return f"<h2>Learning curve</h2>{picture}<p>The band spans six draws of the training units.</p>"

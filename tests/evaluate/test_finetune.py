@@ -14,6 +14,7 @@ from mri_fm.evaluate.features import Features
 from mri_fm.evaluate.finetune import SCHEDULE, LowRank, Tuned, Tuning, fit_tuned, layer_rates, pack, unpack
 from mri_fm.evaluate.metrics import auroc
 from mri_fm.evaluate.optimise import Schedule
+from mri_fm.evaluate.supervised import fit_supervised
 from mri_fm.evaluate.target import Target
 from mri_fm.models.vit import VisionTransformer
 
@@ -110,6 +111,20 @@ def test_volumes_and_spacing_come_back_as_they_were_packed() -> None:
     torch.testing.assert_close(x_SCZYX[:, 0], volume_VZYX, rtol=0, atol=0)
     assert spacing_SC3[:, 0].tolist() == spacing_V3.tolist()
     assert bool(present_SC.all())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_the_gpu_a_class_is_learned_too() -> None:
+    features, label_S = stripes()
+    known, asked = np.arange(24), np.arange(24, 32)
+    target = Target.of_classes(label_S[known])
+    schedule = Schedule(epochs=12, patience=12, batch=8, learning_rate=3e-3, warmup=0.2)
+    tuned = fit_tuned(features[known], target, known, features[asked], seed=0, index=1, encoder=encoder(1), heads=2,
+                      tuning=Tuning("full"), schedule=schedule)  # fmt: skip
+    volumes = Features.plain(unpack(features, SIZE)[0][:, 0])
+    scratch = fit_supervised(volumes[known], target, known, volumes[asked], seed=0, index=1)
+    assert min(auroc(label_S[asked], one.test_SK)[0] for one in (tuned, scratch)) > 0.8
 
 
 @pytest.mark.parametrize("text", ["all", "partial", "partial:0", "lora:3", "partial:x"])
