@@ -22,6 +22,7 @@ from mri_fm.data.schema import ARCHIVE_DIR, MANIFEST_FILE
 from mri_fm.engine.weights import load_objective
 from mri_fm.objectives.mae import MAE
 from mri_fm.observe.page import html_image, html_page, html_table, html_tiles
+from mri_fm.observe.pictures import reconstruction_figure
 from mri_fm.observe.recorder import read_metrics
 from preprocessing.report import choose_for_gallery, middle_slices
 
@@ -124,7 +125,7 @@ again. It went on from its last checkpoint and logged {outcome} a second run tha
 
 
 def _reconstruction_section(out: Path, run: str) -> str:
-    figure = _reconstruction_figure(*_reconstruct(out, run))
+    figure = reconstruction_figure(*_reconstruct(out, run))
     return f"""<h2>Reconstruction by {escape(run)}</h2>{html_image(figure, "reconstruction and spectrum")}
 <p class="note">Middle slice of a training volume's centre crop, three quarters of its patches hidden. Spectrum: log magnitude
 of the volume's 3D Fourier transform, its central plane, and its mean over shells of equal frequency. Where the reconstruction
@@ -141,47 +142,6 @@ def _reconstruct(out: Path, run: str) -> tuple[np.ndarray, np.ndarray, np.ndarra
     mosaic_BCZYX, hidden_BCZYX = loaded.objective.reconstruct(batch)
     truth, mosaic, hidden = (t[0, 0].numpy() for t in (batch.x_BCZYX, mosaic_BCZYX, hidden_BCZYX))
     return truth, mosaic, hidden
-
-
-def _reconstruction_figure(truth_ZYX: np.ndarray, mosaic_ZYX: np.ndarray, hidden_ZYX: np.ndarray) -> Figure:
-    middle = truth_ZYX.shape[0] // 2
-    low, high = float(truth_ZYX.min()), float(np.quantile(truth_ZYX, 0.995))
-    seen_ZYX = np.where(hidden_ZYX, low, truth_ZYX)
-    figure = Figure(figsize=(11, 5.6), layout="constrained")
-    axes = figure.subplots(2, 3)
-    for axis, volume, title in zip(
-        axes[0], (truth_ZYX, seen_ZYX, mosaic_ZYX), ("truth", "visible to the encoder", "reconstruction"), strict=True
-    ):
-        axis.imshow(volume[middle][::-1], cmap="gray", vmin=low, vmax=high)
-        axis.set_title(title)
-        axis.axis("off")
-    spectra = [np.log1p(np.abs(np.fft.fftshift(np.fft.fftn(v)))) for v in (truth_ZYX, mosaic_ZYX)]
-    for axis, spectrum, title in zip(
-        axes[1], spectra, ("spectrum of the truth", "spectrum of the reconstruction"), strict=False
-    ):
-        axis.imshow(spectrum[middle], cmap="magma", vmin=0, vmax=spectra[0].max(), aspect="auto")
-        axis.set_title(title)
-        axis.axis("off")
-    for spectrum, label in zip(spectra, ("truth", "reconstruction"), strict=True):
-        axes[1, 2].plot(*radial_mean(spectrum), label=label)
-    axes[1, 2].set(title="mean over shells", xlabel="frequency, cycles per voxel", ylabel="log magnitude")
-    axes[1, 2].legend()
-    return figure
-
-
-def radial_mean(spectrum_ZYX: np.ndarray, bins: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of a centred spectrum over shells of equal frequency, up to Nyquist.
-
-    Returns:
-        frequencies in cycles per voxel (shells that hold no bin are left out) and the means, both (≤ bins,).
-    """
-    axes = [np.fft.fftshift(np.fft.fftfreq(n)) for n in spectrum_ZYX.shape]
-    radius = np.sqrt(sum(grid**2 for grid in np.meshgrid(*axes, indexing="ij")))
-    shell = np.minimum((radius / 0.5 * bins).astype(int), bins).ravel()
-    count = np.bincount(shell, minlength=bins + 1)[:bins]
-    total = np.bincount(shell, weights=spectrum_ZYX.ravel(), minlength=bins + 1)[:bins]
-    filled = count > 0
-    return ((np.arange(bins) + 0.5) * 0.5 / bins)[filled], total[filled] / count[filled]
 
 
 def _probe_section(probe: dict[str, Any]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
@@ -33,11 +34,73 @@ class ValConfig:
 
 
 @dataclass
+class AlertConfig:
+    """When a logged line is an alert (mri_fm/observe/alerts.py); 0 switches a rule off.
+
+    Raises:
+        UserError: a threshold that is negative, or never or always exceeded.
+    """
+
+    collapse: float = 0.2  # feature_std below this share of its largest so far
+    least_rank: float = 1.5  # effective_rank below this
+    loss_spike: float = 3.0  # loss above this many times its median over the last 32 logged lines
+    data_wait: float = 0.5  # share of the step spent waiting for samples, in three logged lines on end
+    stall: float = 5.0  # step_time, or the silence since the last logged line, above this many times the usual one
+
+    def __post_init__(self) -> None:
+        """Check what types cannot."""
+        for key, below in {"collapse": 1.0, "data_wait": 1.0, "least_rank": math.inf}.items():
+            if not 0.0 <= getattr(self, key) < below:
+                raise UserError(f"observe.alerts.{key}={getattr(self, key)} must be 0 (off) or more, and below {below:g}")
+        for key in ("loss_spike", "stall"):
+            if getattr(self, key) != 0.0 and not 1.0 < getattr(self, key) < math.inf:
+                raise UserError(f"observe.alerts.{key}={getattr(self, key)} must be 0 (off) or above 1, for instance 3")
+
+
+@dataclass
+class ProbeConfig:
+    """A linear and a kNN probe of the encoder on labelled volumes of the corpus, on the way (docs/watching.md).
+
+    Raises:
+        UserError: too few volumes, or an interval that is negative.
+    """
+
+    label: str = ""  # column of the manifest with two classes or more; empty: no probe
+    unit: str = "subject"  # column whose equal values are never in training and test part of the probe at once
+    every: int = 1000  # steps between probes, beside those after the first and the last step
+    samples: int = 128  # labelled volumes at most, classes in turn, kept in host memory
+    neighbours: int = 5  # of the kNN probe
+
+    def __post_init__(self) -> None:
+        """Check what types cannot."""
+        for key, least in {"every": 1, "samples": 8, "neighbours": 1}.items():
+            if getattr(self, key) < least:
+                raise UserError(f"observe.probe.{key}={getattr(self, key)} must be at least {least}")
+
+
+@dataclass
 class ObserveConfig:
     """What a fixed batch of training volumes and the optimizer's step say of the run's health (docs/watching.md)."""
 
-    every: int = 200  # steps between observations, beside those after the first and the last step; 0: never
+    every: int = 250  # steps between observations, beside those after the first and the last step; 0: never
     samples: int = 16  # volumes in the fixed batch, shared out over the ranks; ranks of features cannot exceed it
+    pictures: int = 5  # every so many observations one is drawn, beside the first and the last; 0: none
+    alerts: AlertConfig = field(default_factory=AlertConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+
+    def __post_init__(self) -> None:
+        """Check what types cannot.
+
+        Raises:
+            UserError: a negative interval.
+        """
+        for key in ("every", "pictures"):
+            if getattr(self, key) < 0:
+                raise UserError(f"observe.{key}={getattr(self, key)} must be 0 (never) or more")
+
+    def draws(self, done: int, steps: int) -> bool:
+        """Whether a picture is due where step `done` of `steps` is observed."""
+        return self.pictures > 0 and (done in (1, steps) or done // self.every % self.pictures == 0)
 
 
 @dataclass
@@ -72,10 +135,20 @@ class WandbConfig:
     project: str = "mri-fm"
     entity: str | None = None
     name: str | None = None
+    timeout_s: float = 60.0  # longest wait for the server at the start and at the end; what is not sent by then stays in wandb/
+
+    def __post_init__(self) -> None:
+        """Check what types cannot.
+
+        Raises:
+            UserError: no time at all.
+        """
+        if not 1.0 <= self.timeout_s < math.inf:
+            raise UserError(f"wandb.timeout_s={self.timeout_s} must be a number of seconds from 1 on, for instance 60")
 
 
 @dataclass
 class RunConfig:
-    """Where a run leaves config.yaml, metrics.jsonl, checkpoints/ and wandb/."""
+    """Where a run leaves config.yaml, metrics.jsonl, events.jsonl, pictures/, checkpoints/ and wandb/."""
 
     dir: str = MISSING

@@ -125,7 +125,7 @@ class Trainer:
         """Train from `checkpoint` (None: from the start); returns the exit code."""
         start = 0 if checkpoint is None else self._resume(checkpoint)
         opened: list[Recorder] = []  # on rank 0 alone
-        on_rank_0(self.environment, lambda: opened.append(self._open_records()))
+        on_rank_0(self.environment, lambda: opened.append(self._open_records(start)))
         self.checkpointer.require_space(self.engine, self.ema)
         batches = loader or build_loader(self.config, self.corpus, self.environment)
         batches.seek(start)
@@ -144,11 +144,11 @@ class Trainer:
             print(f"resuming after step {start} from {checkpoint}", flush=True)
         return start
 
-    def _open_records(self) -> Recorder:
+    def _open_records(self, start: int) -> Recorder:
         try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             (self.run_dir / "config.yaml").write_text(to_yaml(self.config))
-            return Recorder(self.config, self.run_dir)
+            return Recorder(self.config, self.run_dir, start)
         except OSError as error:
             raise UserError(f"run.dir={self.run_dir} cannot be written ({error}); give a folder of yours") from error
 
@@ -225,11 +225,15 @@ class Trainer:
             **meter.report(),
             **self.profiler.report(),
         }
+        arrays = None
         if watched:
             with meter.paused():
+                arrays = self.monitor.picture(done)
                 record |= self.monitor.watch(done, self.schedules, self.guard.norm(), float(record["step_time"] or 0.0))
         if recorder is not None:
             recorder.write(record)
+            if arrays is not None:
+                recorder.draw(done, arrays)
             tqdm.write(_line(record))
 
     def _fetch(self, parts: dict[str, Tensor]) -> dict[str, float | None]:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,9 +20,13 @@ from mri_fm.engine.ema import EMA
 from mri_fm.engine.environment import Environment
 from mri_fm.errors import UserError
 from mri_fm.objectives import Objective
+from mri_fm.observe.draw import Arrays
 from mri_fm.observe.dynamics import BlockDynamics
 from mri_fm.observe.fixed import FixedBatch, choose_samples
 from mri_fm.observe.observer import Observer
+
+if TYPE_CHECKING:
+    from mri_fm.observe.probe import OnlineProbe
 
 
 def is_due(done: int, every: int, steps: int) -> bool:
@@ -51,6 +55,7 @@ class Monitor:
         fixed = FixedBatch(corpus, chosen, config.data, environment)
         self.observer = Observer(self.objective, fixed, compiled=config.train.compile)
         self.dynamics = BlockDynamics(engine, ema, config, environment)
+        self.probe = self._build_probe()
         self.val = corpus.select("val", config.data.contrasts) if config.val.every > 0 else []
         if config.val.every > 0 and not self.val:
             raise UserError(
@@ -60,7 +65,7 @@ class Monitor:
 
     def due(self, done: int) -> bool:
         """Whether anything is to be evaluated after step `done`."""
-        return self._observes(done) or self._validates(done)
+        return self._observes(done) or self._validates(done) or self._probes(done)
 
     def expect(self, done: int) -> None:
         """Before step `done` is taken: what is to be observed of it is looked at on the way."""
@@ -72,6 +77,16 @@ class Monitor:
 
     def _validates(self, done: int) -> bool:
         return is_due(done, self.config.val.every, self.config.train.steps)
+
+    def _build_probe(self) -> OnlineProbe | None:
+        if not self.config.observe.probe.label:
+            return None
+        from mri_fm.observe.probe import OnlineProbe  # scikit-learn, which other runs need not load
+
+        return OnlineProbe(self.objective, self.corpus, self.config, self.environment)
+
+    def _probes(self, done: int) -> bool:
+        return self.probe is not None and is_due(done, self.config.observe.probe.every, self.config.train.steps)
 
     @torch.no_grad()
     def watch(
@@ -85,10 +100,21 @@ class Monitor:
             record = self._observe(grad_norm)
             seconds = time.perf_counter() - start
             record |= {"observe_time": seconds, "observe_share": seconds / (self.config.observe.every * step_time)}
+        if self.probe is not None and self._probes(done):
+            record |= self.probe.probe()
         if self._validates(done):
             record["val_loss"] = self._validate({name: float(values[done - 1]) for name, values in schedules.items()})
         self.engine.train()
         return record
+
+    def picture(self, done: int) -> Arrays | None:
+        """Arrays of what is to be drawn after step `done`; None: nothing is. Called by all ranks."""
+        if not (self._observes(done) and self.config.observe.draws(done, self.config.train.steps)):
+            return None
+        self.engine.eval()
+        arrays = self.observer.picture()
+        self.engine.train()
+        return arrays
 
     def _observe(self, grad_norm: Tensor) -> dict[str, float | None]:
         """All of it, fetched at once."""

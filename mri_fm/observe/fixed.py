@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from itertools import zip_longest
 from typing import Any
@@ -91,9 +91,16 @@ class FixedBatch:
             _log.warning("observations leave out %s", skip)
 
 
+def first_of(batch: Inputs) -> Inputs:
+    """The first volume as a batch of one."""
+    return _each(batch, lambda tensor: tensor[:1])
+
+
 def _on(batch: Inputs, device: torch.device) -> Inputs:
-    if device.type == "cpu":
-        return batch
+    return batch if device.type == "cpu" else _each(batch, lambda tensor: to_device(tensor, device))
+
+
+def _each(batch: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
     tensors = {field.name: getattr(batch, field.name) for field in fields(batch) if field.name != "group_position"}
-    moved: dict[str, Any] = {name: to_device(tensor, device) for name, tensor in tensors.items()}
-    return replace(batch, **moved)
+    changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items()}
+    return replace(batch, **changed)

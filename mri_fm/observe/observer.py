@@ -12,13 +12,16 @@ import torch
 from torch import Tensor
 
 from mri_fm.inputs import Inputs
+from mri_fm.models.patches import patch_grid
+from mri_fm.models.vit import as_size3
 from mri_fm.objectives import Objective
 from mri_fm.objectives.jepa import JEPA
 from mri_fm.objectives.mae import MAE
 from mri_fm.observe.attention import AttentionEntropy
 from mri_fm.observe.bands import band_errors
 from mri_fm.observe.collapse import alpha_req, cosine, dimension_std, effective_rank, feature_std, lidar, rankme
-from mri_fm.observe.fixed import FixedBatch
+from mri_fm.observe.draw import Arrays
+from mri_fm.observe.fixed import FixedBatch, first_of
 
 VIEWS = 4  # masks of each volume that LiDAR compares
 
@@ -43,6 +46,23 @@ class Observer:
         if len(self._fixed.samples) < 2:
             return {}
         return {**self._collapse(rows), **self._by_layer_and_band(rows), **self._by_group(rows["loss"][:, 0])}
+
+    @torch.no_grad()
+    def picture(self) -> Arrays:
+        """Arrays of the first rank's first volume for `mri_fm.observe.pictures`; by all ranks, of which others get their own.
+
+        Truth and, where the objective reconstructs, mosaic and hidden (Z, Y, X); with a teacher its tokens (Z, Y, X, D).
+        """
+        objective, batch = self._objective, first_of(next(self._fixed.batches()))
+        arrays = {"truth": batch.x_BCZYX[0, 0]}
+        if isinstance(objective, MAE):
+            mosaic_BCZYX, hidden_BCZYX = objective.reconstruct(batch)
+            arrays |= {"mosaic": mosaic_BCZYX[0, 0], "hidden": hidden_BCZYX[0, 0]}
+        if isinstance(objective, JEPA):
+            token_BND = objective.teacher(batch.x_BCZYX, spacing_B3=batch.spacing_B3).float()
+            grid = patch_grid(as_size3(batch.x_BCZYX.shape[2:]), objective.teacher.patch)
+            arrays["tokens"] = token_BND[0].unflatten(0, grid)
+        return {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
 
     def _look(self, batch: Inputs) -> dict[str, Tensor]:
         """Rows (B, …) of everything that is known volume by volume."""

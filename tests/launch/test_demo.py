@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from launch import demo
-from launch.demo_report import collapse_warnings, radial_mean
+from launch.demo_report import collapse_warnings
 
 
 def records(losses, **more):
@@ -68,16 +68,6 @@ def test_a_halved_feature_std_is_called_collapse():
     runs = {"mae": {}, "jepa": {"feature_std": [1.0, 0.5]}, "jepa_vcr": {"feature_std": [1.0, 0.51]}}
     (warning,) = collapse_warnings(runs)
     assert warning.startswith("jepa:")
-
-
-def test_radial_mean_of_a_radial_function_is_that_function():
-    import numpy as np
-
-    axes = [np.fft.fftshift(np.fft.fftfreq(n)) for n in (32, 40, 24)]
-    radius = np.sqrt(sum(grid**2 for grid in np.meshgrid(*axes, indexing="ij")))
-    frequency, mean = radial_mean(radius)
-    np.testing.assert_allclose(mean, frequency, atol=0.5 / 32)
-    assert frequency[-1] < 0.5
 
 
 @pytest.mark.end_to_end
