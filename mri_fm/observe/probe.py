@@ -7,7 +7,11 @@ Axes: S labelled volumes, D width, K classes, F folds.
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
+from collections.abc import Sequence
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,16 +23,17 @@ from sklearn.preprocessing import StandardScaler
 from mri_fm.config import Config
 from mri_fm.data.corpus import Corpus, Sample
 from mri_fm.engine.environment import Environment
-from mri_fm.errors import UserError
-from mri_fm.evaluate.splits import Ints, grouped_folds, missing_class
-from mri_fm.evaluate.statistics import auroc
-from mri_fm.evaluate.task import Task, read_task
+from mri_fm.errors import UserError, nearest
+from mri_fm.evaluate.metrics import auroc
+from mri_fm.evaluate.splits import grouped_folds
 from mri_fm.objectives import Objective
 from mri_fm.observe.fixed import FixedBatch
 
 FOLDS = 5
+MOST_CLASSES = 20
 _STRENGTHS = np.logspace(-2, 4, 7)
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 class OnlineProbe:
@@ -42,26 +47,29 @@ class OnlineProbe:
         """
         self._objective, self._config, self._environment = objective, config, environment
         probe = config.observe.probe
-        try:
-            task = read_task(corpus.table, probe.label, probe.unit, config.data.contrasts)
-        except UserError as error:
-            said = str(error).replace("--label", "observe.probe.label").replace("--unit", "observe.probe.unit")
-            raise UserError(said) from error
-        chosen = choose_labelled(task, corpus.samples, probe.samples)
-        rows = {int(row): number for number, row in enumerate(task.row_S)}
-        self._label_of = {sample.key: int(task.label_S[rows[sample.row]]) for sample in chosen}
-        self._unit_of = {sample.key: int(task.unit_S[rows[sample.row]]) for sample in chosen}
-        self._require_folds(task)
+        labels, units = (column_values(corpus, key, getattr(probe, key)) for key in ("label", "unit"))
+        samples = [s for s in corpus.samples if s.contrast in (config.data.contrasts or [s.contrast])]
+        chosen = choose_labelled(samples, [labels[sample.row] for sample in samples], probe.samples)
+        self._label_of, self._unit_of = ({s.key: str(column[s.row]) for s in chosen} for column in (labels, units))
+        self._require_folds(probe.label, [sample.key for sample in chosen])
         self._fixed = FixedBatch(corpus, chosen, config.data, environment)
 
-    def _require_folds(self, task: Task) -> None:
-        keys = list(self._label_of)
-        label_S, unit_S = (np.array([of[key] for key in keys]) for of in (self._label_of, self._unit_of))
-        if missing_class(label_S, probe_folds(label_S, unit_S, self._config.seed)) is not None:
+    def _require_folds(self, label: str, keys: list[str]) -> None:
+        label_S, unit_S = self._numbers(keys)
+        if len(set(label_S)) < 2:
             raise UserError(
-                f"observe.probe.label={task.label}: {len(keys)} volumes hold too few of a class to learn and test it; "
-                "raise observe.probe.samples or choose another label"
+                f"observe.probe.label={label}: all {len(keys)} labelled volumes are of one class; a probe needs two"
             )
+        if len(set(unit_S)) < 2 or lacks_class(label_S, probe_folds(label_S, unit_S, self._config.seed)):
+            raise UserError(
+                f"observe.probe.label={label}: {len(keys)} volumes hold too few units of a class to learn and test it; "
+                "raise observe.probe.samples or choose another label or observe.probe.unit"
+            )
+
+    def _numbers(self, keys: list[str]) -> tuple[Ints, Ints]:
+        """Class and unit of each volume."""
+        label_S, unit_S = (np.unique([of[k] for k in keys], return_inverse=True)[1] for of in (self._label_of, self._unit_of))
+        return label_S.astype(np.int64), unit_S.astype(np.int64)
 
     @torch.no_grad()
     def probe(self) -> dict[str, float]:
@@ -75,21 +83,53 @@ class OnlineProbe:
         feature_SD = self._fixed.gather(torch.cat(pooled))
         if not self._environment.is_main:
             return {}
-        keys = [sample.key for sample in self._fixed.samples]
-        label_S, unit_S = (np.array([of[key] for key in keys]) for of in (self._label_of, self._unit_of))
+        label_S, unit_S = self._numbers([sample.key for sample in self._fixed.samples])
         return cross_validate(feature_SD.cpu().double().numpy(), label_S, unit_S, self._config)
 
 
-def choose_labelled(task: Task, samples: list[Sample], count: int) -> list[Sample]:
+def column_values(corpus: Corpus, key: str, name: str) -> list[Any]:
+    """A column of the manifest.
+
+    Raises:
+        UserError: there is none, or it has too many distinct numbers to be classes.
+    """
+    if name not in corpus.table.column_names:
+        known = corpus.table.column_names
+        raise UserError(
+            f"observe.probe.{key}={name}: {corpus.root} has no such column{nearest(name, known)}; it has {', '.join(known)}"
+        )
+    values = corpus.table.column(name).to_pylist()
+    distinct = {value for value in values if not is_missing(value)}
+    if key == "label" and len(distinct) > MOST_CLASSES:
+        raise UserError(
+            f"observe.probe.label={name} has {len(distinct)} distinct values; take one of at most {MOST_CLASSES} classes"
+        )
+    return list(values)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a volume has no label."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def choose_labelled(samples: Sequence[Sample], labels: Sequence[Any], count: int) -> list[Sample]:
     """Volumes of every class in turn until there are `count`, in the order of the manifest."""
-    by_class = [task.row_S[task.label_S == number].tolist() for number in range(len(task.classes))]
-    turns = [row for turn in zip_longest(*by_class) for row in turn if row is not None]
-    return [samples[row] for row in sorted(turns[:count])]
+    by_class: dict[str, list[Sample]] = defaultdict(list)
+    for sample, label in zip(samples, labels, strict=True):
+        if not is_missing(label):
+            by_class[str(label)].append(sample)
+    turns = [sample for turn in zip_longest(*by_class.values()) for sample in turn if sample is not None]
+    return sorted(turns[:count], key=lambda sample: sample.row)
 
 
 def probe_folds(label_S: Ints, unit_S: Ints, seed: int) -> Ints:
     """The fold that tests each volume."""
     return grouped_folds(label_S, unit_S, min(FOLDS, len(np.unique(unit_S))), seed=seed)
+
+
+def lacks_class(label_S: Ints, fold_S: Ints) -> bool:
+    """Whether some fold's training part has not all classes."""
+    return any(len(np.setdiff1d(label_S, label_S[fold_S != fold])) for fold in np.unique(fold_S))
 
 
 def cross_validate(feature_SD: Floats, label_S: Ints, unit_S: Ints, config: Config) -> dict[str, float]:
@@ -106,9 +146,9 @@ def cross_validate(feature_SD: Floats, label_S: Ints, unit_S: Ints, config: Conf
         scale = StandardScaler().fit(feature_SD[train_S])
         train_ND, test_ND = scale.transform(feature_SD[train_S]), scale.transform(feature_SD[test_S])
         ridge = RidgeClassifierCV(alphas=_STRENGTHS).fit(train_ND, label_S[train_S])
-        nearest = KNeighborsClassifier(neighbours, metric="cosine").fit(train_ND, label_S[train_S])
+        neighbour = KNeighborsClassifier(neighbours, metric="cosine").fit(train_ND, label_S[train_S])
         scores["linear"][test_S] = _as_columns(ridge.decision_function(test_ND))
-        scores["knn"][test_S] = nearest.predict_proba(test_ND)
+        scores["knn"][test_S] = neighbour.predict_proba(test_ND)
     return {f"probe/{name}_auroc": float(auroc(label_S, score_SK)[0]) for name, score_SK in scores.items()}
 
 

@@ -39,6 +39,7 @@ def small_config(corpus, run_dir, objective: str, *words: str) -> Config:
     return load_config(objective, [f"data.corpus={corpus}", f"run.dir={run_dir}", *SMALL, *words])
 
 
+WATCHED = ("val.every=2", "observe.every=3", "observe.pictures=0", "log_every=4")
 CLOCKS = set("step_time data_wait volumes_per_s tokens_per_s tflops mfu memory_peak_gb observe_time observe_share".split())
 OBSERVED = """
 feature_std feature_std_min feature_std_median feature_std_max rankme effective_rank alpha_req lidar teacher_cosine ema_distance
@@ -183,7 +184,7 @@ def test_bf16_trains(corpus, tmp_path):
 def test_validation_and_collapse_metrics_do_not_depend_on_the_ranks(corpus, tmp_path):
     seen = []
     for world in (1, 2):
-        config = small_config(corpus, tmp_path / str(world), "hybrid", "val.every=2", "observe.every=3", "log_every=4")
+        config = small_config(corpus, tmp_path / str(world), "hybrid", *WATCHED)
         train(config, "zero1.json" if world == 1 else "zero3.json", world=world)
         seen.append(read_metrics(Path(config.run.dir)))
     assert seen[0][-1].keys() == seen[1][-1].keys()

@@ -15,7 +15,7 @@ from mri_fm.observe.probe import OnlineProbe, cross_validate
 from mri_fm.observe.recorder import read_metrics
 from tests.engine.test_training import small_config, train
 
-PROBE = ("observe.probe.label=contrast", "observe.probe.every=2", "observe.probe.neighbours=3")
+PROBE = ("observe.probe.label=contrast", "observe.probe.every=2", "observe.probe.neighbours=3", "observe.probe.unit=key")
 
 
 def features(separation: float, classes: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -49,7 +49,7 @@ def test_volumes_of_one_unit_never_teach_each_other():
 
 def test_a_probed_run_has_bitwise_the_weights_of_one_that_is_not(corpus, tmp_path):
     probed, plain = (small_config(corpus, tmp_path / name, "jepa", *words) for name, words in (("a", PROBE), ("b", ())))
-    assert train(probed) == train(plain)
+    assert train(probed, world=1) == train(plain, world=1)
     weights = [load_objective(Path(config.run.dir)).objective.state_dict() for config in (probed, plain)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
     found = {r["step"]: r["probe/linear_auroc"] for r in read_metrics(tmp_path / "a") if "probe/linear_auroc" in r}
@@ -60,8 +60,9 @@ def test_a_probed_run_has_bitwise_the_weights_of_one_that_is_not(corpus, tmp_pat
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["observe.probe.label=contrst"], "observe.probe.label contrst: the manifest has no such column, did you mean 'contr"),
-        (["observe.probe.label=dataset"], "all 8 labelled volumes are 'small'"),
+        (["observe.probe.label=contrst"], "observe.probe.label=contrst: .* has no such column, did you mean 'contrast'"),
+        (["observe.probe.label=contrast", "observe.probe.unit=dataset"], "hold too few units"),
+        (["observe.probe.label=dataset"], "all 8 labelled volumes are of one class"),
     ],
 )
 def test_a_label_that_cannot_be_probed_is_said_before_training(corpus, words, said):
