@@ -16,8 +16,7 @@ from mri_fm.volume.refusal import Refusal
 LABEL_VALUES = 32  # integer volumes with no more distinct values than this are segmentations
 EQUAL_NEIGHBOURS = 0.6  # share of neighbours inside the object with one value: labels are above, scans below
 MASK_TOP = 0.7  # share of the voxels above the lowest value that have the highest one: masks with soft edges are above
-SAMPLES = 200_000
-SAMPLE_STRIDE = 7  # odd, so that a regular pattern of slices is not missed
+SAMPLES = 200_000  # of the voxels suffice for a share; their stride is odd, so that a regular pattern of slices is not missed
 AIR_HU, WATER_HU = (-1050, -950), (-150, 150)  # Hounsfield units of air, and of soft tissue
 SHARE_HU = 0.05  # of either, at least
 PHASE_MARGIN = 0.04  # radians between the extremes of a phase image and ±π
@@ -37,7 +36,8 @@ def check_content(quantised: NDArray[np.int16], scale: float) -> None:
         raise Refusal("label", f"{LABEL_VALUES} distinct whole numbers or fewer")
     if scale == 1.0 and (equal := equal_neighbours(quantised)) > EQUAL_NEIGHBOURS:
         raise Refusal("label", f"regions of one whole number each: {equal:.0%} of neighbours are equal")
-    top = np.count_nonzero(quantised == quantised.max()) / np.count_nonzero(quantised > 1)
+    sample = _sample(quantised)
+    top = float((sample == sample.max()).sum() / max(1, int((sample > 1).sum())))
     if top > MASK_TOP:
         raise Refusal("label", f"a mask: {top:.0%} of what is above the lowest value has the highest")
 
@@ -77,20 +77,27 @@ def fill_non_finite(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_
 
 def has_few_values(quantised: NDArray[np.int16]) -> bool:
     """Whether there are no more than `LABEL_VALUES` distinct voxels."""
-    return _distinct(quantised.reshape(-1)[::SAMPLE_STRIDE]) <= LABEL_VALUES and _distinct(quantised) <= LABEL_VALUES
+    return _distinct(_sample(quantised)) <= LABEL_VALUES and _distinct(quantised) <= LABEL_VALUES
 
 
 def equal_neighbours(quantised: NDArray[np.int16]) -> float:
     """Share of pairs of neighbours with the same value, of those off the most frequent value, on a sample; the least axis."""
-    flat = quantised.reshape(-1)
-    step = max(1, flat.size // SAMPLES) | 1
-    background = np.bincount(flat[::step]).argmax()
+    flat, step = quantised.reshape(-1), _stride(quantised)
+    background = np.bincount(_sample(quantised)).argmax()
     shares = []
     for stride in (math.prod(quantised.shape[axis + 1 :]) for axis in range(3)):
         here, there = flat[: -stride or None : step], flat[stride::step]
         inside = (here != background) & (there != background)
         shares.append(float(((here == there) & inside).sum() / max(1, inside.sum())))
     return min(shares)
+
+
+def _stride(quantised: NDArray[np.int16]) -> int:
+    return max(1, quantised.size // SAMPLES) | 1
+
+
+def _sample(quantised: NDArray[np.int16]) -> NDArray[np.int16]:
+    return quantised.reshape(-1)[:: _stride(quantised)]
 
 
 def _share(array: NDArray[Any], limits: tuple[int, int]) -> float:

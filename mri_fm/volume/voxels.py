@@ -58,13 +58,12 @@ class Stored:
         itemsize = self.dtype.itemsize
         promised, wanted = math.prod(self.shape) * itemsize, math.prod(shape) * itemsize
         check_promise(self.skip + promised, self.file, self.start, deflated=bool(self.codec))
-        content = np.empty(wanted, np.uint8)
         with open_stream(self.file, self.start, self.codec) as stream:
             _pass_over(stream, self.skip + first * itemsize)
-            _fill(stream, content)
+            content = _take(stream, wanted)
             if self.codec:
                 _reach_end(stream, promised - first * itemsize - wanted + MAX_TRAILER_BYTES)
-        return content.view(self.dtype).reshape(shape, order="F")
+        return np.frombuffer(content, self.dtype).reshape(shape, order="F")
 
 
 def sniff_codec(path: Path) -> str:
@@ -132,14 +131,15 @@ def _pass_over(stream: IO[bytes], size: int) -> None:
         size -= passed
 
 
-def _fill(stream: IO[bytes], content: NDArray[np.uint8]) -> None:
-    view = content.data
-    filled = 0
-    while filled < len(view):
-        count = cast("Any", stream).readinto(view[filled : filled + CHUNK_BYTES])
-        if not count:
-            raise Refusal("truncated", f"{filled} of {len(view)} bytes of voxels are there")
-        filled += count
+def _take(stream: IO[bytes], size: int) -> bytearray:
+    """The next `size` bytes. Memory grows with what arrives, so that a promise costs nothing."""
+    content = bytearray()
+    while len(content) < size:
+        chunk = stream.read(min(CHUNK_BYTES, size - len(content)))
+        if not chunk:
+            raise Refusal("truncated", f"{len(content)} of {size} bytes of voxels are there")
+        content += chunk
+    return content
 
 
 def _reach_end(stream: IO[bytes], limit: int) -> None:

@@ -51,7 +51,9 @@ def renamed(writer: Writer, name: str, change: Callable[[bytes], bytes] = bytes)
     """The file of another writer, its content changed, under another name."""
 
     def write(folder: Path, array: NDArray[Any], affine: NDArray[np.float64]) -> Path:
-        content = change(writer(folder, array, affine).read_bytes())
+        original = writer(folder, array, affine)
+        content = change(original.read_bytes())
+        original.unlink()
         (folder / name).write_bytes(content)
         return folder / name
 

@@ -91,9 +91,13 @@ def _data_file(path: Path, header: dict[str, Any], end: int) -> tuple[Path, int]
 
 
 def _line_skip(file: Path, start: int, lines: int) -> int:
+    """Bytes of the lines to skip, as far as there are any."""
+    skipped = 0
     with file.open("rb") as stream:
         stream.seek(start)
-        return sum(len(stream.readline(MAX_HEADER_BYTES)) for _ in range(min(lines, MAX_HEADER_BYTES)))
+        while lines > 0 and (line := stream.readline(MAX_HEADER_BYTES)):
+            skipped, lines = skipped + len(line), lines - 1
+    return skipped
 
 
 def _spatial_axes(header: dict[str, Any]) -> list[int]:
