@@ -28,6 +28,7 @@ TAGS = [
     "ProtocolName",
 ]  # fmt: skip
 PUBLIC_FIELDS = ("SeriesDescription", "ProtocolName", "SequenceName", "ScanningSequence", "PulseSequenceName")
+UNEVEN = "Interslice distance varies"  # dcm2niix's warning; it goes on as if no slice were missing
 NOT_MAGNITUDE = ("_ph", "_real", "_imaginary", "_phMag")  # how dcm2niix ends the names of the other parts of a complex series
 
 
@@ -50,31 +51,48 @@ def series_tags(path: Path) -> dict[str, str]:
 
 @contextmanager
 def convert_series(files: Sequence[Path]) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Convert the files of one series to one NIfTI in a temporary folder.
+    """Convert the files of one series to one NIfTI in a temporary folder; of magnitude and phase, the magnitude.
 
     Yields:
         The NIfTI file, and the header fields of `PUBLIC_FIELDS` that dcm2niix found.
 
     Raises:
-        Refusal: not_mr, derived_map, localizer or non_human by the header; not_readable or ambiguous_series.
+        Refusal: not_mr, derived_map, localizer or non_human by the header; not_readable, uneven_slices or ambiguous_series.
     """
-    tags = series_tags(files[0])
-    if tags.get("Modality", "") not in ("", "MR"):
-        raise Refusal("not_mr", f"DICOM modality {tags['Modality']}")
-    check_statements(tags)
+    files = _without_disqualified(files)
     with tempfile.TemporaryDirectory(prefix="series-") as folder:
         source, target = Path(folder, "in"), Path(folder, "out")
         source.mkdir()
         target.mkdir()
         for number, file in enumerate(files):
             _link(file, source / f"{number:06d}.dcm")
-        message = _run_dcm2niix(source, target)
+        output = _run_dcm2niix(source, target)
+        if UNEVEN in output:
+            raise Refusal("uneven_slices", "the distance between slices varies")
         images = [image for image in sorted(target.glob("*.nii")) if not image.stem.endswith(NOT_MAGNITUDE)]
         if not images:
-            raise Refusal("not_readable", f"dcm2niix found no image: {message}")
+            complaints = [line for line in output.splitlines() if "rror" in line or "arning" in line]
+            raise Refusal("not_readable", f"dcm2niix found no image: {'; '.join(complaints[:2]) or 'it says nothing'}")
         if len(images) > 1:
             raise Refusal("ambiguous_series", f"dcm2niix wrote {len(images)} images")
         yield images[0], _public_info(images[0].with_suffix(".json"))
+
+
+def _without_disqualified(files: Sequence[Path]) -> list[Path]:
+    """The files whose headers do not disqualify them; where all are disqualified, the reason of the first."""
+    kept, reason = [], None
+    for file in files:
+        tags = series_tags(file)
+        try:
+            if tags.get("Modality", "") not in ("", "MR"):
+                raise Refusal("not_mr", f"DICOM modality {tags['Modality']}")
+            check_statements(tags)
+            kept.append(file)
+        except Refusal as refusal:
+            reason = reason or refusal
+    if reason is not None and not kept:
+        raise reason
+    return kept
 
 
 def _link(file: Path, link: Path) -> None:
@@ -90,8 +108,7 @@ def _run_dcm2niix(source: Path, target: Path) -> str:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
         raise Refusal("not_readable", f"dcm2niix did not finish in {TIMEOUT_S} s") from error
-    lines = [line for line in (done.stdout + done.stderr).splitlines() if "rror" in line or "arning" in line]
-    return "; ".join(line.replace(str(source), "") for line in lines[:2]) or f"exit code {done.returncode}"
+    return (done.stdout + done.stderr).replace(str(source), "")
 
 
 def _public_info(sidecar: Path) -> dict[str, str]:

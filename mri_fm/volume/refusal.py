@@ -29,6 +29,7 @@ CODES = {
     "derived_map": Code("phase, a projection, or a map in physical units (ADC, FA, T1, field, perfusion)", LEAVE),
     "localizer": Code("the header calls it a localizer", LEAVE),
     "ambiguous_series": Code("a DICOM series that converts to several volumes", "split it by echo, or export the volumes"),
+    "uneven_slices": Code("the slices of a DICOM series lie at varying distances", "copy it again: a slice may be missing"),
     "no_orientation": Code(
         "the header does not say how the voxels lie in space", "export it again with its orientation (sform, qform)"
     ),

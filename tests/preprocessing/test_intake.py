@@ -10,6 +10,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
@@ -78,6 +79,10 @@ def two_sizes(path: Path) -> None:
     write_series(path, planes[:, :20], in_plane=6, spacing=6, SeriesInstanceUID="1.2.3", name="other{}".format)
 
 
+def one_lost(path: Path) -> None:
+    write_series(path, scan(9).T.astype(np.uint16), in_plane=6, spacing=6)[15].unlink()
+
+
 def series(**tags: Any) -> Callable[[Path], None]:
     return lambda path: write_series(path, scan(9).T.astype(np.uint16), in_plane=6, spacing=6, **tags) and None
 
@@ -129,6 +134,7 @@ TREE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "sub-1_T2map.nii": ("derived_map", save(scan(9))),
     "fieldmap.nii.gz": ("derived_map", head(scan(9), {"Units": "Hz"})),
     "thick.nii": ("spacing", save(scan(9), np.diag([6.0, 6.0, 9.0, 1]))),
+    "slice_lost": ("uneven_slices", one_lost),
     "zstat.nii": ("not_mr", save(scan(9).astype(np.float32) / 50, intent_code=5)),
 }
 
@@ -149,6 +155,15 @@ def decided(raw: Path, out: Path, spec: Spec) -> dict[str, str]:
 
 def test_every_input_gets_its_decision(raw: Path, tmp_path: Path) -> None:
     assert decided(raw, tmp_path / "corpus", Spec()) == {name: code for name, (code, _) in TREE.items()}
+
+
+def test_the_manifest_counts_repaired_voxels(raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    for name in ("01_T1.nii.gz", "05_nan_outside.nii"):
+        (tmp_path / "raw" / name).symlink_to(raw / name)
+    build(tmp_path / "raw", tmp_path / "corpus", Spec())
+    rows = pq.read_table(tmp_path / "corpus" / "manifest.parquet").to_pylist()
+    assert sorted(row["repaired"] for row in rows) == [0, int((scan(4) == 0).sum())]
 
 
 def test_every_code_has_an_input() -> None:

@@ -65,7 +65,7 @@ def write_series(
             data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = tags["SOPClassUID"]
         if encode is not None:
             encode(data, plane.astype(np.uint16))
-        pydicom.dcmwrite(folder / name(number), data)
+        data.save_as(folder / name(number), enforce_file_format=True)
         files.append(folder / name(number))
     return files
 
@@ -86,7 +86,7 @@ def write_enhanced(path: Path, voxels_ZYX: NDArray[np.uint16], *, spacing: float
         PlanePositionSequence=[_item(ImagePositionPatient=[*ORIGIN[:2], ORIGIN[2] + number * spacing])],
     ) for number in range(len(voxels_ZYX))])  # fmt: skip
     data.PixelData = voxels_ZYX.astype("<u2").tobytes()
-    pydicom.dcmwrite(path, data)
+    data.save_as(path, enforce_file_format=True)
     return path
 
 

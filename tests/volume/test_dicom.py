@@ -156,6 +156,18 @@ def test_too_few_slices_and_several_volumes(tmp_path: Path) -> None:
     assert refusal_of([*first, *second]) == "ambiguous_series"
 
 
+def test_a_series_that_lacks_a_slice_is_refused_and_not_closed_up(tmp_path: Path) -> None:
+    files = write_series(tmp_path, scan(), in_plane=4.0)
+    assert refusal_of(files[:20] + files[21:]) == "uneven_slices"
+
+
+def test_of_magnitude_and_phase_in_one_series_the_magnitude_is_taken(tmp_path: Path) -> None:
+    phase = np.random.default_rng(0).integers(0, 4096, scan().shape, np.uint16)
+    files = write_series(tmp_path, phase, in_plane=4.0, SeriesInstanceUID="1.2.3", ImageType=["ORIGINAL", "PRIMARY", "P"])
+    files += write_series(tmp_path, scan(), in_plane=4.0, SeriesInstanceUID="1.2.3", name="m{}".format)
+    assert hash_of(files) == truth(scan())
+
+
 def test_a_time_series_is_refused_unless_one_volume_is_asked_for(tmp_path: Path) -> None:
     files = []
     for time in range(3):
