@@ -40,9 +40,9 @@ class Batch(Inputs):
     resize.
 
     Attributes:
-        valid_B: bool; False where a bad sample was replaced or is missing, and where a slot repeats a contrast as its session
-            has no other. For what counts samples or pairs views and contrasts; objectives train on every row, since a
-            replacement is a sample like any other.
+        valid_B: bool; False where a bad sample was replaced or is missing, be it in one view of it alone, and where a slot
+            repeats a contrast as its session has no other. For what counts samples or pairs views and contrasts;
+            objectives train on every row, since a replacement is a sample like any other.
         keys: the samples that were served; those of a position follow each other, its contrasts one after the other and within
             each its views.
         contrasts: of these samples.
@@ -262,7 +262,8 @@ class _PipelineBatches:
         ]
         acquire_(x_BCZYX, self._tensor(air, count).flatten(), scans, positions_B, seed)
         served = [self._samples[self._plan.candidate(s.row, 0) if s.served < 0 else s.served] for s in statuses]
-        valid = [not status.faults and not self._plan.is_extra(status.row) for status in statuses]
+        faulty = {row_of(status.row)[:2] for status in statuses if status.faults}  # workers read each view by itself
+        valid = [row_of(s.row)[:2] not in faulty and not self._plan.is_extra(s.row) for s in statuses]
         return Batch(
             x_BCZYX,
             positions_B,

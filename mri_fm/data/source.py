@@ -60,6 +60,7 @@ class SampleSource:
         self.samples, self.plan, self.statistics, self.reader = samples, plan, statistics, reader
         self.activity = Activity(workers=0)
         self._read_last, self._voxels_ZYX = (-1, -1), np.empty(0, dtype=np.int16)
+        self._failed: dict[tuple[int, int], Fault] = {}
 
     def __call__(self, info: Any) -> tuple[np.ndarray, ...]:
         """Arguments of the graph for `nvidia.dali.types.SampleInfo`, in the order of `pipeline.INPUTS`."""
@@ -72,7 +73,7 @@ class SampleSource:
         for tries in range(self.plan.tries):
             index = self.plan.candidate(row, tries)
             try:
-                voxels_ZYX = self._read(row_of(row).position, index)
+                voxels_ZYX = self._read_once(row_of(row).position, index)
                 return self._inputs(index, voxels_ZYX, Status(row, index, tuple(faults), self.reader.cached))
             except BadSampleError as error:
                 faults.append(error.fault)
@@ -85,6 +86,17 @@ class SampleSource:
         sample = self.samples[index]
         params = self.plan.params(status.row, sample, voxels_ZYX)
         return graph_inputs(voxels_ZYX, params, intensity_window(sample, self.statistics), status)
+
+    def _read_once(self, position: int, index: int) -> np.ndarray:
+        """As `_read`; what failed for one view of a position fails for all, so that they show one volume."""
+        self._failed = {read: fault for read, fault in self._failed.items() if read[0] == position}
+        if (fault := self._failed.get((position, index))) is not None:
+            raise BadSampleError(fault)
+        try:
+            return self._read(position, index)
+        except BadSampleError as error:
+            self._failed[position, index] = error.fault
+            raise
 
     def _read(self, position: int, index: int) -> np.ndarray:
         """The voxels of a sample; read once for all views of a position."""

@@ -1,6 +1,7 @@
 """What stands at a position when it holds more than a plain crop: views, contrasts of a session, crops that hold the brain."""
 
 import os
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from mri_fm.data.corpus import Corpus
 from mri_fm.data.loader import Batch, TrainLoader
 from mri_fm.data.plan import plan_training
 from mri_fm.data.positions import row_of
-from mri_fm.data.reader import ShardReader
+from mri_fm.data.reader import BadSampleError, Fault, ShardReader
 from mri_fm.errors import UserError
 
 LAYOUT = {"seed": 1, "global_batch": 4, "accumulation": 1, "rank": 0, "world": 1}
@@ -96,6 +97,27 @@ def test_a_bad_sample_is_replaced_in_all_views_and_marked(own_ellipsoids: Path) 
         assert {skip.position for skip in batch.skips} == bad
         hit += len(bad)
     assert hit >= 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_read_that_fails_once_leaves_no_pair_of_different_volumes_unmarked(
+    ellipsoids: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process meets the fault; with workers the views of a position may be read by two."""
+    read, victim = ShardReader.read, batches(ellipsoids, 1)[0].keys[1]
+
+    def failing_once(reader: ShardReader, sample) -> np.ndarray:
+        if sample.key == victim:
+            with suppress(FileExistsError):
+                (tmp_path / "failed").mkdir()
+                raise BadSampleError(Fault.UNREADABLE)
+        return read(reader, sample)
+
+    monkeypatch.setattr(ShardReader, "read", failing_once)
+    (batch,) = batches(ellipsoids, 1, views=2, skip_budget=99, workers=workers)
+    assert batch.valid_B.tolist() == [True, True, False, False, True, True, True, True]
+    if workers == 0:
+        assert batch.keys[2] == batch.keys[3] != victim
 
 
 def test_crops_hold_the_foreground_that_is_asked_for(ellipsoids: Path) -> None:
