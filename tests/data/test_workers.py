@@ -159,7 +159,7 @@ def deliver_under_a_signal(root: Path, trial: int) -> None:
     """End with 0 if the stream is what it would have been."""
     draw = Random(trial)
     number = draw.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
-    source = loader(root, workers=2, timeout_s=10.0)
+    source = loader(root, workers=1 + trial % 2, timeout_s=10.0)
     expected = take(loader(root, workers=0), 30)
     got = stream(list(islice(source, 1)))
     timer = Timer(draw.uniform(0, 0.3), os.kill, (draw.choice(worker_pids(source)), number))
