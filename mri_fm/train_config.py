@@ -18,7 +18,7 @@ class TrainConfig:
     precision: str = "auto"  # auto (bf16 on a GPU, fp32 on the CPU), bf16, fp32
     clip: float = 1.0  # largest gradient norm; 0: no clipping
     checkpoint_activations: bool = False  # run blocks again in the backward pass instead of keeping what they computed
-    compile: bool = False  # torch.compile of each block; ZeRO stages 0 to 2
+    compile: bool = False  # torch.compile of each block
     nonfinite_budget: int = 0  # steps that may be left out, as their loss or gradient is not finite, before the run stops
 
 

@@ -18,6 +18,7 @@ from mri_fm.data.positions import check_batch
 from mri_fm.engine.blocks import prepare_blocks
 from mri_fm.engine.environment import Environment
 from mri_fm.errors import UserError
+from mri_fm.models.layers import Block
 from mri_fm.models.vit import as_size3
 from mri_fm.objectives import Objective, objective_class
 from mri_fm.train_config import OptimConfig
@@ -75,8 +76,7 @@ def complete_ds_config(sharding: dict[str, Any], config: Config, environment: En
     """The whole DeepSpeed configuration for this run.
 
     Raises:
-        UserError: the batch does not divide, bf16 is asked for without ZeRO, compiled blocks with sharded weights, or what
-            these ranks cannot do.
+        UserError: the batch does not divide, bf16 is asked for without ZeRO, or what these ranks cannot do.
     """
     check_batch(config.train.global_batch, config.train.accumulation, environment.world)
     _check_ranks(sharding.get("zero_optimization", {}), environment)
@@ -84,8 +84,6 @@ def complete_ds_config(sharding: dict[str, Any], config: Config, environment: En
     stage = sharding.get("zero_optimization", {}).get("stage", 0)
     if bf16 and stage == 0:
         raise UserError("bf16 needs ZeRO stage 1 or more (at stage 0 DeepSpeed takes another optimizer): see ds_configs/")
-    if config.train.compile and stage == 3:
-        raise UserError("train.compile=true needs whole weights, which ZeRO stage 3 does not keep: take stage 2 or less")
     return sharding | {
         "train_batch_size": config.train.global_batch,
         "train_micro_batch_size_per_gpu": config.train.global_batch // (config.train.accumulation * environment.world),
@@ -176,10 +174,14 @@ def build_objective(config: Config) -> Objective:
 def build_engine(config: Config, sharding: dict[str, Any], environment: Environment) -> Any:
     """A DeepSpeed engine over the objective; `engine.module` is the `Objective`."""
     import deepspeed
+    import deepspeed.utils
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     objective = build_objective(config).to(environment.device)
     prepare_blocks(objective, checkpoint_activations=config.train.checkpoint_activations, compiled=config.train.compile)
+    if config.train.compile and sharding.get("zero_optimization", {}).get("stage") == 3:
+        # Compiled code must not meet the hooks by which DeepSpeed gathers the weights of each layer: a block is gathered whole.
+        deepspeed.utils.set_z3_leaf_modules(objective, [Block])
     optimizer = build_optimizer(objective, config.optim, config.model.depth)
     engine, *_ = deepspeed.initialize(
         model=objective, optimizer=optimizer, config=complete_ds_config(sharding, config, environment), dist_init_required=False
