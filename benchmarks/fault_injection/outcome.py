@@ -28,6 +28,12 @@ class Outcome:
     codes: list[int]
     equal: bool  # all losses, and the last checkpoint's bytes, as in the undisturbed run
 
+    def started_by(self) -> str:
+        """Who had to start it again."""
+        if self.owner:
+            return "you"
+        return "nobody" if self.noticed_s is None else "supervisor"
+
 
 def judge(fault: str, seed: int, job: Job, damaged: bool, undisturbed: Result) -> Outcome:
     """Look back at a run that is done."""
@@ -67,7 +73,6 @@ def row(fault: str, outcomes: Sequence[Outcome]) -> str:
     again = ", ".join(str(outcome.again) for outcome in outcomes)
     noticed = [outcome.noticed_s for outcome in outcomes if outcome.noticed_s is not None]
     resumed = [outcome.resumed_s for outcome in outcomes if outcome.resumed_s is not None]
-    by = {0: "supervisor" if noticed else "nothing ended"}
     cells: list[Any] = [
         fault,
         len(outcomes),
@@ -75,7 +80,7 @@ def row(fault: str, outcomes: Sequence[Outcome]) -> str:
         sum(outcome.beyond for outcome in outcomes),
         f"{statistics.median(noticed):.0f}" if noticed else "",
         f"{statistics.median(resumed):.0f}" if resumed else "",
-        ", ".join(sorted({by.get(outcome.owner, "you") for outcome in outcomes})),
+        ", ".join(sorted({outcome.started_by() for outcome in outcomes})),
         f"{sum(outcome.equal for outcome in outcomes)} of {len(outcomes)}",
     ]
     return "| " + " | ".join(map(str, cells)) + " |"
