@@ -60,7 +60,8 @@ def run_all() -> None:
         stage(f"pretrain {objective}", lambda name=objective: train(name, OUT / name))  # type: ignore[misc]
     stage(f"pretrain {RESUMED} again, undisturbed", lambda: train(RESUMED, OUT / "undisturbed"))
     probe = ("--run", OUT / PROBED, "--corpus", OUT / "corpus", "--label", LABEL, "--unit", "rendering", "--out", OUT / "probe")
-    stage(f"probe {PROBED} for {LABEL}", lambda: python("mri_fm.evaluate", *probe))
+    short = ("--refits", "1", "--permutations", "20")
+    stage(f"probe {PROBED} for {LABEL}", lambda: python("mri_fm.evaluate", *probe, *short))
     summary = summarise(time.monotonic() - start)
     stage("report", lambda: write_demo_report(OUT, summary, PROBED))
     (OUT / "summary.json").write_text(json.dumps(summary, indent=1))

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import log_loss
 
 from mri_fm.evaluate.target import Floats, Target
 
@@ -91,12 +90,13 @@ class Cox:
 ESTIMATORS: dict[str, Callable[[float], Estimator]] = {"classification": Logistic, "regression": Linear, "survival": Cox}
 STRENGTHS = {"classification": Logistic.strengths, "regression": Linear.strengths, "survival": Cox.strengths}
 COX_COMPONENTS = 16
+TINY = 1e-15  # least probability whose logarithm is taken
 
 
 def selection_loss(target: Target, score_SK: Floats) -> float:
     """What a strength or an epoch is chosen by: log loss, squared error, or Cox's negative log partial likelihood; a sum."""
     if target.kind == "classification":
-        return float(log_loss(target.labels, score_SK, labels=range(target.outputs), normalize=False))
+        return float(-np.log(np.clip(score_SK[np.arange(len(target)), target.labels], TINY, 1)).sum())
     if target.kind == "regression":
         return float(((target.value_S - score_SK[:, 0]) ** 2).sum())
     return partial_likelihood_loss(target, score_SK[:, 0])

@@ -12,7 +12,7 @@ from mri_fm.evaluate.metrics import NAMES
 from mri_fm.observe.page import html_image, html_table
 
 LINES = {
-    "without_age_and_sex": "without what {columns} explain linearly",
+    "without_age_and_sex": "without the linear part of {columns}",
     "harmonised": "ComBat over {columns}, learned in each training part",
     "unseen_sites": "folds disjoint by site ({sites} sites)",
     "site_from_embedding": "AUROC of the site itself ({sites} sites; 0.5: it cannot be read)",

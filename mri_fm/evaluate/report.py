@@ -25,6 +25,7 @@ EXAMPLES = 6  # of each kind
 
 STYLE = """
 .caption { display: inline-block; margin: .3em 0 0 } .lead { color: #5a6675; margin-top: .2em } td { text-align: left }
+td, th { padding: .35em .7em } td:not(:first-child) { white-space: nowrap } body { max-width: 1240px }
 tr.headline td { font-weight: 600 } tr.null td { color: #5a6675 }
 .examples { display: flex; flex-wrap: wrap; gap: .7em } .side { display: flex; flex-wrap: wrap; gap: 1em }
 .side p { margin: .5em 0; max-width: 520px } section { border-top: 3px solid #1d2530; margin-top: 3em }
