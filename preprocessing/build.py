@@ -34,6 +34,7 @@ from preprocessing.knowledge import AUTO, check_dataset, know
 from preprocessing.place import PRIVATE_DIR, SCRATCH_DIR, Folder, Place, open_place
 from preprocessing.plan import held_out, keep_first, lay_out, split_of
 from preprocessing.privacy import new_key, parse_key, read_key
+from preprocessing.quality import outliers
 from preprocessing.runner import Runner, task_runner
 from preprocessing.source import Files, RawFolder, Source, list_source, open_source
 from preprocessing.tables import OWN_COLUMNS, read_layout, read_ledger, write_corpus_file, write_ledger, write_manifest
@@ -224,6 +225,8 @@ def _write(
     stored = {"codec": spec.codec}
     uids = _duplicate_uids(knowledge, decisions, kept)
     rows = [_manifest_row(m, knowledge[p], splits[p], stored | facts[m.key] | uids.get(p, {})) for p, m in members.items()]
+    standing_out = outliers(rows)
+    rows = [row | standing_out[row["key"]] for row in rows]
     write_manifest(place, sorted(rows, key=lambda row: row["key"]), spec.hash())
     ledger = _ledger_rows(decisions, kept, members)
     write_ledger(place, ledger)

@@ -20,6 +20,7 @@ from preprocessing.archive import write_image
 from preprocessing.discover import Input
 from preprocessing.files import checksum
 from preprocessing.place import Place, open_place
+from preprocessing.quality import measure
 from preprocessing.shards import Sample, write_shard
 from preprocessing.source import open_source
 
@@ -177,4 +178,5 @@ def _facts(canonical: Canonical, cropped: Crop) -> dict[str, Any]:
         "crop_p99": cropped.crop_p99,
         "foreground_fraction": cropped.foreground_fraction,
         "repaired": canonical.repaired,
+        **measure(canonical, cropped),
     }

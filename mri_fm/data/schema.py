@@ -60,11 +60,26 @@ MANIFEST = pa.schema(
         ("checksum", pa.string()),  # XXH3-64 of the payload as stored, 16 hex digits
         ("codec", pa.string()),  # of the payload, `mri_fm.data.codecs`; where it is absent or null: raw
         ("repaired", pa.int64()),  # voxels of the background that were NaN or infinite; where it is absent or null: 0
+        # quality, as `preprocessing.quality` defines it; null where there is nothing to measure
+        ("foreground_percentiles", pa.list_(pa.float32(), 5)),  # 5, 25, 50, 75, 95, stored units
+        ("box_start", pa.list_(pa.int32(), 3)),  # of the foreground, voxels of the archive's image along z, y, x
+        ("box_stop", pa.list_(pa.int32(), 3)),
+        ("foreground_ml", pa.float32()),
+        ("snr", pa.float32()),
+        ("cnr", pa.float32()),
+        ("ghosting", pa.float32()),  # excess of the air where a ghost would lie, shares of the foreground's median
+        ("cut_at", pa.string()),  # faces of the volume that cut the object, the neck's not counted: "superior left"
+        ("outlier_z", pa.float32()),  # largest robust z in data set and contrast
+        ("outlier_in", pa.string()),  # columns in which it stands out
     ]
 )
 """Columns every manifest has, in this order (those in `LATER` since then); label columns follow."""
 
-LATER = ("codec", "repaired")
+QUALITY = (
+    "foreground_percentiles", "box_start", "box_stop", "foreground_ml", "snr", "cnr", "ghosting", "cut_at", "outlier_z",
+    "outlier_in",
+)  # fmt: skip
+LATER = ("codec", "repaired", *QUALITY)
 """Columns that manifests of this format version may lack."""
 
 LEDGER = pa.schema(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -61,10 +62,15 @@ def _near_integers(array: NDArray[Any], tolerance: float) -> bool:
 
 
 def percentiles(values: NDArray[np.int16]) -> tuple[float, float]:
-    """The 1st and 99th percentile (linear interpolation, as `numpy.percentile`) of int16 ≥ 0, from a histogram."""
+    """The 1st and 99th percentile of int16 ≥ 0, see `quantiles`."""
+    p01, p99 = quantiles(values, (0.01, 0.99))
+    return p01, p99
+
+
+def quantiles(values: NDArray[np.int16], ranks: Sequence[float]) -> list[float]:
+    """Quantiles (linear interpolation, as `numpy.quantile`) of int16 ≥ 0, from a histogram."""
     cumulative = np.bincount(values.reshape(-1)).cumsum()
-    ranks = (cumulative[-1] - 1) * np.array([0.01, 0.99])
-    below = np.searchsorted(cumulative, np.floor(ranks), side="right")
-    above = np.searchsorted(cumulative, np.ceil(ranks), side="right")
-    p01, p99 = below + (above - below) * (ranks - np.floor(ranks))
-    return float(p01), float(p99)
+    places = (cumulative[-1] - 1) * np.asarray(ranks)
+    below = np.searchsorted(cumulative, np.floor(places), side="right")
+    above = np.searchsorted(cumulative, np.ceil(places), side="right")
+    return [float(value) for value in below + (above - below) * (places - np.floor(places))]
