@@ -24,7 +24,7 @@ from mri_fm.objectives.mae import MAE
 from mri_fm.observe.page import html_image, html_page, html_table, html_tiles
 from mri_fm.observe.pictures import reconstruction_figure
 from mri_fm.observe.recorder import read_metrics
-from preprocessing.report import choose_for_gallery, middle_slices
+from preprocessing.gallery import choose_for_gallery, middle_slices
 
 COLLAPSE_RATIO = 0.5
 SHOWN = 8  # volumes in the corpus picture

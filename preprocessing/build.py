@@ -8,6 +8,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from preprocessing.datasets.adapter import PHANTOM, PRETRAINING_ONLY, Knowledge
 from preprocessing.datasets.contrast import contrast_of
 from preprocessing.decisions import decide
 from preprocessing.discover import Input, find_inputs
+from preprocessing.gallery import GALLERY_SIZE, PICTURES_FILE, choose_refused
 from preprocessing.knowledge import AUTO, check_dataset, know
 from preprocessing.place import PRIVATE_DIR, SCRATCH_DIR, Folder, Place, open_place
 from preprocessing.plan import held_out, keep_first, lay_out, split_of
@@ -38,7 +40,7 @@ from preprocessing.quality import outliers
 from preprocessing.runner import Runner, task_runner
 from preprocessing.source import Files, RawFolder, Source, list_source, open_source
 from preprocessing.tables import OWN_COLUMNS, read_layout, read_ledger, write_corpus_file, write_ledger, write_manifest
-from preprocessing.tasks import DONE_DIR, Decision, Member, ShardTask, is_intact, write_task
+from preprocessing.tasks import DONE_DIR, Decision, Member, ShardTask, is_intact, picture, write_task
 
 ALGORITHM = 2  # raise it when the voxels that a build writes change
 KEY_DIGITS = 16
@@ -132,6 +134,8 @@ def build(
         with task_runner(workers, scheduler) as run:
             decisions = decide(run, source.address, place, inputs, files, spec, knowledge)
             content = _write(run, source.address, place, spec, inputs, knowledge, decisions)
+            if report is not None:
+                _picture_refused(run, source.address, place, inputs, decisions)
         _finish(place, content, report)
         place.write(STATE_FILE, state)
         place.remove(SCRATCH_DIR)
@@ -311,6 +315,14 @@ def _counts(
         "by_layout": dict(sorted(Counter(k.adapter for k in knowledge.values()).items())),
         "pretraining_only": sum(row.get(PRETRAINING_ONLY) == "1" for row in rows),
     }
+
+
+def _picture_refused(run: Runner, raw: str, place: Place, inputs: list[Input], decisions: dict[str, Decision]) -> None:
+    """Draw some of the refused inputs for the report."""
+    chosen = set(choose_refused({path: decision.code for path, decision in decisions.items()}, GALLERY_SIZE))
+    items = [item for item in inputs if item.source_path in chosen]
+    drawn = zip(items, run(partial(picture, raw), items, "pictures", crashed=lambda _: ""), strict=True)
+    place.write(PICTURES_FILE, json.dumps({item.source_path: png for item, png in drawn if png}).encode())
 
 
 def _remove_stale(place: Place, tasks: Sequence[ShardTask], keys: set[str]) -> None:

@@ -1,41 +1,37 @@
 """report.html of a corpus: what came in, what was refused and why, with pictures. One file that opens offline.
 
 The page travels with the corpus, so it names no source path and no file: a refused input is a row of the private ledger.
-Axis suffixes: Z Y X voxel axes of RAS+, H W rows and columns of a picture.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
-import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
-from itertools import zip_longest
 from string import Template
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zarr
-from numpy.typing import NDArray
-from PIL import Image
 
-from mri_fm.data.schema import ARCHIVE_DIR, CORPUS_FILE, MANIFEST_FILE, REPORT_FILE
+from mri_fm.data.schema import CORPUS_FILE, MANIFEST_FILE, REPORT_FILE
 from mri_fm.errors import UserError, run_main
 from mri_fm.observe.page import html_page, html_table, html_tiles
 from mri_fm.volume.refusal import CODES
+from preprocessing.gallery import STYLE as GALLERY_STYLE
+from preprocessing.gallery import draw_gallery
 from preprocessing.place import SCRATCH_DIR, Place, open_place
+from preprocessing.quality import GHOST_FLAG
 from preprocessing.tables import read_ledger, write_corpus_file
 
 Row = dict[str, Any]
 
-GALLERY_SIZE = 48
-MM_PER_PIXEL = 1.6
-GAP_PIXELS = 6
+BARS = 24
+MOST_OUTLIERS = 20
+MOST_NAMES = 12  # rows of a table of counts; the others are summed
 SPACING_STEPS = (1.5, 2.5, 3.5, 4.5, 5.5)  # mm, upper ends of the rows of the spacing table
 
 KINDS = {
@@ -61,12 +57,14 @@ def draw_report(place: Place, content: Row) -> str:
         people=escape(_people(rows)),
         tables=_tables(rows),
         refusals=_refusals(ledger),
-        gallery=_gallery(place, choose_for_gallery(rows, GALLERY_SIZE), len(rows)),
+        distributions=_distributions(rows),
+        outliers=_outliers(rows),
+        gallery=draw_gallery(place, rows, ledger),
         spec=escape(json.dumps(content["spec"], indent=1)),
         spec_hash=escape(content["spec_hash"]),
         version=escape(str(content["format_version"])),
     )
-    return html_page("Corpus report", body, STYLE)
+    return html_page("Corpus report", body, STYLE + GALLERY_STYLE)
 
 
 def main() -> None:
@@ -95,57 +93,6 @@ def redraw(place: Place) -> None:
         write_corpus_file(place, content)
         place.remove(SCRATCH_DIR)
     print(f"{place.address}/{REPORT_FILE}")
-
-
-def choose_for_gallery(rows: Sequence[Row], most: int) -> list[Row]:
-    """At most `most` volumes, taken in turns from every (kind, base, contrast), so that each is seen."""
-    groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row["key"]):
-        groups[tuple(str(row[name]) for name in ("kind", "base", "contrast"))].append(row)
-    turns = zip_longest(*(groups[name] for name in sorted(groups)))
-    chosen = [row for turn in turns for row in turn if row is not None][:most]
-    return sorted(chosen, key=lambda row: (list(KINDS).index(row["kind"]), row["base"], row["contrast"]))
-
-
-def middle_slices(volume_ZYX: zarr.Array, spacing: Sequence[float]) -> NDArray[np.uint8]:
-    """Axial, coronal and sagittal slice through the middle, side by side on black.
-
-    Args:
-        volume_ZYX: a RAS+ volume.
-        spacing: mm along z, y, x.
-
-    Returns:
-        (H, W) picture at 1.6 mm per pixel in neurological convention: left is left; superior, or anterior, is up.
-    """
-    z, y, x = (n // 2 for n in volume_ZYX.shape)
-    dz, dy, dx = spacing
-    planes = [(volume_ZYX[z], dy, dx), (volume_ZYX[:, y], dz, dx), (volume_ZYX[:, :, x], dz, dy)]
-    arrays = [np.asarray(plane, dtype=np.float32) for plane, _, _ in planes]
-    low, high = _window(np.concatenate([array.ravel() for array in arrays]))
-    views = [
-        _scaled(((array - low) / (high - low)).clip(0, 1)[::-1], rows_mm, columns_mm)
-        for array, (_, rows_mm, columns_mm) in zip(arrays, planes, strict=True)
-    ]
-    height = max(len(view) for view in views)
-    framed = [np.pad(view, _centred(height - len(view))) for view in views]
-    return np.concatenate(framed, axis=1)
-
-
-def _window(values: NDArray[np.float32]) -> tuple[float, float]:
-    above = values[values > values.min()]
-    if above.size == 0:
-        return float(values.min()), float(values.min()) + 1
-    return float(values.min()), float(np.percentile(above, 99.5)) + 1e-6
-
-
-def _scaled(plane_HW: NDArray[np.float32], rows_mm: float, columns_mm: float) -> NDArray[np.uint8]:
-    height, width = (max(1, round(n * mm / MM_PER_PIXEL)) for n, mm in zip(plane_HW.shape, (rows_mm, columns_mm), strict=True))
-    image = Image.fromarray(np.rint(plane_HW * 255).astype(np.uint8))
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-
-
-def _centred(spare: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    return (spare // 2, spare - spare // 2), (GAP_PIXELS, GAP_PIXELS)
 
 
 def _headline(counts: Row) -> str:
@@ -177,11 +124,13 @@ def _people(rows: Sequence[Row]) -> str:
 def _tables(rows: Sequence[Row]) -> str:
     columns: list[tuple[str, Callable[[Row], str]]] = [
         ("Kind", lambda row: KINDS[row["kind"]]),
+        ("Data set", lambda row: str(row["dataset"])),
         ("Contrast", lambda row: str(row["contrast"])),
         ("Largest spacing", lambda row: _spacing_step(max(row["spacing"]))),
-        ("Brain", lambda row: str(row["base"])),
         ("Split", lambda row: str(row["split"])),
     ]
+    if len({row["base"] for row in rows}) < len(rows):  # else each is there once
+        columns.append(("Brain", lambda row: str(row["base"])))
     return "".join(_count_table(title, map(of, rows)) for title, of in columns) if rows else "<p>No volume was accepted.</p>"
 
 
@@ -191,8 +140,13 @@ def _spacing_step(spacing: float) -> str:
 
 
 def _count_table(title: str, values: Iterable[str]) -> str:
-    counts = sorted(Counter(values).items(), key=lambda item: (item[0].startswith(">"), item[0]))
-    return html_table((title, "volumes"), [(name, str(count)) for name, count in counts])
+    """Counts in the order of names; of too many names those that are rarest are summed."""
+    counts = Counter(values)
+    shown = dict(sorted(counts.most_common(MOST_NAMES), key=lambda item: (item[0].startswith(">"), item[0])))
+    rows = [(name, str(count)) for name, count in shown.items()]
+    if len(counts) > len(shown):
+        rows.append((f"{len(counts) - len(shown)} others", str(counts.total() - sum(shown.values()))))
+    return html_table((title, "volumes"), rows)
 
 
 def _refusals(ledger: Sequence[Row]) -> str:
@@ -214,30 +168,49 @@ def _refusal_line(code: str, numbers: Sequence[int]) -> str:
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
-def _gallery(place: Place, rows: Sequence[Row], accepted: int) -> str:
-    figures = "".join(_figure(place, row) for row in rows)
-    return f"<p>{len(rows)} of {accepted} accepted volumes.</p><div class='gallery'>{figures}</div>"
+def _distributions(rows: Sequence[Row]) -> str:
+    """Histograms of what the manifest has of every volume."""
+    measures: list[tuple[str, Callable[[Row], float | None]]] = [
+        ("Largest spacing, mm", lambda row: max(row["spacing"])),
+        ("Foreground, ml", lambda row: row.get("foreground_ml")),
+        ("SNR", lambda row: row.get("snr")),
+        ("CNR", lambda row: row.get("cnr")),
+        ("Ghosting", lambda row: row.get("ghosting")),
+    ]
+    found = ((title, [float(value) for value in map(of, rows) if value is not None]) for title, of in measures)
+    return "".join(_histogram(title, values) for title, values in found if len(set(values)) > 1)
 
 
-def _figure(place: Place, row: Row) -> str:
-    volume_ZYX = place.open_array(f"{ARCHIVE_DIR}/{row['key']}/0")
-    spacing = [float(value) for value in row["spacing"]]
-    picture = _png(middle_slices(volume_ZYX, spacing))
-    size = " × ".join(f"{value:.2g}" for value in reversed(spacing))
-    kind = escape(str(row["kind"]).replace("_", " "))
-    name = escape(f"{row['base']} · {row['contrast']}")
-    tag = f'<em class="{escape(row["kind"])}">{kind}</em>'
-    return (
-        f'<figure><img alt="middle slices of {escape(row["key"])}" src="data:image/png;base64,{picture}">'
-        f"<figcaption><b>{name}</b> {tag}<br>{size} mm, <code>{escape(row['key'])}</code>"
-        f"</figcaption></figure>"
+def _histogram(title: str, values: Sequence[float]) -> str:
+    """A histogram as SVG; beyond the 99th percentile everything is in the last bar."""
+    low, high = min(values), float(np.quantile(values, 0.99))
+    counts, edges = np.histogram(np.minimum(values, high), BARS, (low, high if high > low else low + 1))
+    width, tallest = 100 / BARS, max(int(counts.max()), 1)
+    bars = "".join(
+        f'<rect x="{n * width + 0.4:.2f}" y="{60 - 56 * count / tallest:.2f}" width="{width - 0.8:.2f}" '
+        f'height="{56 * count / tallest:.2f}"><title>{count} from {start:.3g}</title></rect>'
+        for n, (count, start) in enumerate(zip(counts, edges, strict=False))
     )
+    middle = float(np.median(values))
+    ends = f"<span>{low:.4g}</span><span>median {middle:.4g}</span><span>{high:.4g}{'+' if max(values) > high else ''}</span>"
+    return f'<div class="chart"><b>{escape(title)}</b><svg viewBox="0 0 100 60">{bars}</svg><p>{ends}</p></div>'
 
 
-def _png(picture_HW: NDArray[np.uint8]) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(picture_HW).save(buffer, "PNG", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()
+def _outliers(rows: Sequence[Row]) -> str:
+    found = sorted((row for row in rows if row.get("outlier_in")), key=lambda row: (-row["outlier_z"], row["key"]))
+    cut = Counter(face for row in rows for face in (row.get("cut_at") or "").split())
+    ghosts = sum((row.get("ghosting") or 0) > GHOST_FLAG for row in rows)
+    flags = [f"{number} cut at the {face} face" for face, number in sorted(cut.items())]
+    flags += [f"{ghosts} with bright air where a ghost would lie"] if ghosts else []
+    note = f"<p>Flags: {escape(', '.join(flags) or 'none')}.</p>"
+    if not found:
+        return f"<p>Nothing stands out among the volumes of its data set and contrast.</p>{note}"
+    head = ("Volume", "data set", "contrast", "stands out in", "robust z")
+    cells = [
+        (r["key"], r["dataset"], r["contrast"], r["outlier_in"].replace(" ", ", "), f"{r['outlier_z']:.1f}") for r in found
+    ]
+    rest = f"<p>and {len(found) - MOST_OUTLIERS} more, see the manifest</p>" if len(found) > MOST_OUTLIERS else ""
+    return html_table(head, cells[:MOST_OUTLIERS]) + rest + note
 
 
 STYLE = """
@@ -249,12 +222,9 @@ b.accepted { color: var(--good) } b.duplicate { color: var(--twice) } b.refused 
 .tables { display: flex; flex-wrap: wrap; gap: 0 40px; align-items: flex-start } table.wide { width: 100% }
 table.wide td, table.wide th { text-align: left; vertical-align: top; padding-left: 0 } small { color: #5a6675 }
 code { font: 12.5px ui-monospace, Menlo, Consolas, monospace } pre { background: #f3f6fa; padding: 12px; border-radius: 8px }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); gap: 16px }
-figure { margin: 0; border: 1px solid var(--line); border-radius: 10px; overflow: hidden }
-figure img { display: block; width: 100%; height: 170px; object-fit: contain; background: #000 }
-figcaption { padding: 8px 12px; font-size: 13px; color: #5a6675 } figcaption b { color: #1d2530 }
-em { font-style: normal; border-radius: 8px; padding: 1px 8px; background: #eef2f5 }
-em.individual { background: #e1f3ec } em.template { background: #e6ecfa } em.variant { background: #f6ecd9 }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 18px } .chart b { font-size: 14px }
+.chart svg { width: 100%; background: #f3f6fa; border-radius: 6px } .chart rect { fill: #3f6fb5 }
+.chart p { display: flex; justify-content: space-between; margin: 0; font-size: 12px; color: #5a6675 }
 """
 
 PAGE = """<h1>Corpus report</h1>
@@ -262,12 +232,17 @@ $headline
 <p class="warn">$people</p>
 <h2>What was accepted</h2>
 <div class="tables">$tables</div>
+<h2>How it is distributed</h2>
+<div class="charts">$distributions</div>
+<h2>What stands out</h2>
+$outliers
 <h2>What was refused</h2>
 $refusals
 <p class="note">Row numbers count from 0 in the private ledger, which alone knows the source paths.</p>
 <h2>Middle slices</h2>
-<p class="note">Axial, coronal, sagittal; neurological convention: the left of a picture is the left of the person, anterior is
-up in axial and right in sagittal views. Millimetres are true to scale; spacing is given along x, y, z.</p>
+<p class="note">What stands out comes first, then refused inputs that are volumes, then the rest. Axial, coronal, sagittal;
+neurological convention: the left of a picture is the left of the person, anterior is up in axial and right in sagittal views.
+Millimetres are true to scale; spacing is given along x, y, z.</p>
 $gallery
 <h2>How it was made</h2>
 <p class="note">Format version $version, specification <code>$spec_hash</code>.</p>

@@ -14,11 +14,14 @@ from mri_fm.data.codecs import CODECS
 from mri_fm.data.schema import ARCHIVE_DIR, SHARD_DIR
 from mri_fm.errors import UserError
 from mri_fm.volume.canonical import Canonical, Crop
+from mri_fm.volume.orient import to_ras
 from mri_fm.volume.prepare import prepare_files
+from mri_fm.volume.read import read_series, read_volume, refuse_failures
 from mri_fm.volume.refusal import Refusal
 from preprocessing.archive import write_image
 from preprocessing.discover import Input
 from preprocessing.files import checksum
+from preprocessing.gallery import middle_slices, png_of
 from preprocessing.place import Place, open_place
 from preprocessing.quality import measure
 from preprocessing.shards import Sample, write_shard
@@ -98,6 +101,18 @@ def examine(raw: str, max_spacing: float, reference_volume: bool, marked: tuple[
     mean, std = canonical.source_moments()
     content_hash = canonical.content_hash()
     return Decision(item.source_path, fingerprint, "", "", content_hash, cropped.voxels.nbytes, mean, std, info)
+
+
+def picture(raw: str, item: Input) -> str:
+    """Middle slices of a refused input as PNG in base64; "" where no reader brings it that far."""
+    try:
+        with open_source(raw).fetched(item) as folder, refuse_failures():
+            files = [folder / file for file in item.files]
+            volume = read_series(files) if item.series else read_volume(files[0], reference_volume=True)
+            ras = to_ras(volume)
+            return png_of(middle_slices(ras.array, ras.spacing))
+    except Refusal:
+        return ""
 
 
 def write_task(task: ShardTask) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from PIL import Image
 
 from mri_fm.data.schema import ARCHIVE_DIR, CORPUS_FILE, LEDGER, LEDGER_FILE, MANIFEST, MANIFEST_FILE
 from mri_fm.volume.refusal import CODES
+from preprocessing.gallery import MM_PER_PIXEL, choose_for_gallery, middle_slices
 from preprocessing.place import Folder
-from preprocessing.report import MM_PER_PIXEL, choose_for_gallery, draw_report, middle_slices
+from preprocessing.report import draw_report
 
 ABOUT = {"dataset": "d", "subject": "s", "session": "1", "split": "train", "orientation": "RAS", "dtype": "int16"}
 FIGURES = {"p01": 1.0, "p99": 9.0, "crop_p01": 0.0, "crop_p99": 9.0, "foreground_fraction": 0.5}
@@ -66,7 +67,7 @@ def test_counts_and_pictures_are_on_the_page(tmp_path: Path) -> None:
 
 def test_the_page_asks_for_nothing_from_elsewhere(tmp_path: Path) -> None:
     page = _page(_corpus(tmp_path / "c", [_row("k1", "template", "mni152")], []))
-    assert not re.search(r"https?://|<script|<link|@import|url\(", page)
+    assert not re.search(r"https?://|<script[^>]+src|<link|@import|url\(", page)
 
 
 def test_refused_inputs_are_ledger_rows_and_never_paths(tmp_path: Path) -> None:
