@@ -24,7 +24,8 @@ from mri_fm.evaluate.table import Column
 from mri_fm.evaluate.target import Ints, Target
 from mri_fm.evaluate.task import Task, numbered
 
-LEAST = 8  # units of a subgroup, and of a site that a probe is asked for
+LEAST = 8  # groups of a site that a probe is asked for
+LEAST_OF_A_SUBGROUP, LEAST_OF_A_CLASS = 20, 5  # units; of fewer a bootstrap says too little
 AGE_BANDS = (0, 18, 40, 60, 75, 200)
 RESAMPLES = 1000
 Pipeline = Callable[[Target], tuple[Ints, Scores]]
@@ -62,7 +63,7 @@ def confounders(task: Task, features: Features, splits: Sequence[Split], *, seed
     else:
         cause_SC = np.stack([*(numeric(task.covariates[n]) for n in people), _site_numbers(sites)], axis=1)
         harmonised = with_covariates(features, cause_SC)
-        found["harmonised"] = {"columns": [*people, column]} | _value(
+        found["harmonised"] = {"columns": people, "site": column} | _value(
             task, harmonised, partial(fit_harmonised, covariates=len(people)), splits, seed
         )
         for name, work in (("unseen_sites", _unseen_sites), ("site_from_embedding", _read_site)):
@@ -137,14 +138,19 @@ def subgroups(task: Task, scores: Sequence[Scores], tested_T: Ints, *, seed: int
             rows = np.flatnonzero([label == value for label in labels])
             part = [one[rows] for one in scores]
             line: dict[str, Any] = {"column": name, "value": str(value), "n": len(rows)}
-            classes = len(np.unique(part[0].target.labels)) == part[0].target.outputs or not task.classes
-            if len(rows) >= LEAST and classes:
+            if _is_large(part[0].target):
                 methods = [partial(measure, task.spec.metric, one) for one in part]
                 drawn = Resamples.draw(task.group_S[tested_T[rows]], seed=seed, count=RESAMPLES)
                 value_R = [float(method(None)[0]) for method in methods]
                 line |= {task.spec.metric: float(np.mean(value_R)), "interval": interval(drawn.values(methods))}
             found.append(line)
     return found
+
+
+def _is_large(target: Target) -> bool:
+    """Whether there are enough units, and of every class, for an interval."""
+    of_class = np.bincount(target.labels, minlength=target.outputs) if target.classes else np.array([len(target)])
+    return len(target) >= LEAST_OF_A_SUBGROUP and int(of_class.min()) >= LEAST_OF_A_CLASS
 
 
 def _band(age: float | None) -> str | None:

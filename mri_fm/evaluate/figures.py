@@ -30,8 +30,8 @@ def colour(method: str) -> str:
     return COLOURS.get(method.split("/")[-1], "#7a5aa6")
 
 
-def roc_figure(target: Target, scores: Mapping[str, Scores], titles: Mapping[str, str], aurocs: Mapping[str, float]) -> Figure:
-    """ROC curves of all methods; with more than two classes, the mean of the one-against-rest curves."""
+def roc_figure(scores: Mapping[str, Scores], titles: Mapping[str, str], aurocs: Mapping[str, float]) -> Figure:
+    """ROC curves of some methods; with more than two classes, the mean of the one-against-rest curves."""
     figure = Figure(figsize=(5.6, 5.4), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#c9ccd1", linewidth=1, linestyle=":")

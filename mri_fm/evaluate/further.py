@@ -13,9 +13,15 @@ from mri_fm.observe.page import html_image, html_table
 
 LINES = {
     "without_age_and_sex": "without the linear part of {columns}",
-    "harmonised": "ComBat over {columns}, learned in each training part",
+    "harmonised": "ComBat over the site, keeping {columns}",
     "unseen_sites": "folds disjoint by site ({sites} sites)",
     "site_from_embedding": "AUROC of the site itself ({sites} sites; 0.5: it cannot be read)",
+}
+NOT_DONE = {
+    "without_age_and_sex": "without age and sex",
+    "harmonised": "ComBat",
+    "unseen_sites": "folds disjoint by site",
+    "site_from_embedding": "AUROC of the site",
 }
 
 
@@ -29,9 +35,9 @@ def _confounders(result: Mapping[str, Any]) -> str:
     rows = [["headline probe, as it is", *_figure(result, metric)]]
     for key, text in LINES.items():
         if key in found:
-            words = {"columns": ", ".join(found[key].get("columns", ())), "sites": found[key].get("sites")}
+            words = {"columns": ", ".join(found[key].get("columns", ())) or "nothing", "sites": found[key].get("sites")}
             rows.append([text.format(**words), *_figure(found[key], "auroc" if key == "site_from_embedding" else metric)])
-    left = {LINES[key].split(" {")[0].split(" (")[0]: reason for key, reason in found["not_done"].items()}
+    left = {NOT_DONE[key]: reason for key, reason in found["not_done"].items()}
     notes = [f"{name}: {reason}" for name, reason in {**result["covariates"], **left}.items()]
     listed = f'<p class="note">Not done or incomplete: {escape("; ".join(notes))}.</p>' if notes else ""
     return f"""<h2>Confounders</h2>{html_table(("headline probe", NAMES[metric], "95 % interval"), rows)}

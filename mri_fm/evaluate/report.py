@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mri_fm.evaluate import figures, further
 from mri_fm.evaluate.cache import Embedded
 from mri_fm.evaluate.compare import HEADLINE_METHOD, Comparison
-from mri_fm.evaluate.methods import NUISANCE, PERMUTED, RANDOM, SUPERVISED, TRAINED, VOXELS, title_of, to_units
+from mri_fm.evaluate.methods import HEADLINE, NUISANCE, PERMUTED, RANDOM, SUPERVISED, TRAINED, VOXELS, title_of, to_units
 from mri_fm.evaluate.metrics import CHANCE, NAMES
 from mri_fm.evaluate.task import Task
 from mri_fm.observe.page import figure_address, html_image, html_page
@@ -128,13 +128,15 @@ def _curves(shown: Shown, titles: Mapping[str, str], values: Mapping[str, float]
         figure = figures.scatter_figure(scores[HEADLINE_METHOD], shown.task.target.kind)
         return f"<h2>Predictions</h2>\n{html_image(figure, 'truth against out-of-fold prediction')}"
     areas = {name: found["auroc"]["value"] for name, found in shown.result["methods"].items()}
-    roc = figures.roc_figure(shown.task.target, scores, titles, areas)
+    drawn = {name: one for name, one in scores.items() if not name.endswith(RANDOM) or name.startswith(HEADLINE)}
+    roc = figures.roc_figure(drawn, titles, areas)
     reliability = figures.reliability_figure(shown.result["calibration"])
     errors = {key: shown.result["methods"][HEADLINE_METHOD][key]["value"] for key in ("ece", "ece_calibrated")}
     return f"""<h2>ROC curves and calibration</h2>
 <div class="side">{html_image(roc, "ROC curves")}{html_image(reliability, "reliability of the headline probe")}</div>
 <p>Expected calibration error of the headline probe: {errors["ece"]:.3f}; at the temperature that validation units ask for:
-{errors["ece_calibrated"]:.3f}. Curves are of the first refit.</p>"""
+{errors["ece_calibrated"]:.3f}. Curves are of the first refit; of random encoders only the
+headline probe's is drawn.</p>"""
 
 
 def _lead(result: Mapping[str, Any]) -> str:

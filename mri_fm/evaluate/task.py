@@ -74,7 +74,7 @@ class Task:
         """
         if folds > self.groups:
             raise UserError(
-                f"--folds {folds}: '{self.name}' has {self.groups} {self.spec.group} units only; "
+                f"--folds {folds}: '{self.name}' has {self.groups} groups by {self.spec.group} only; "
                 f"take --folds {self.groups} or fewer"
             )
 
