@@ -41,8 +41,8 @@ class AlertConfig:
         UserError: a threshold that is negative, or never or always exceeded.
     """
 
-    collapse: float = 0.2  # feature_std below this share of its largest so far
-    least_rank: float = 1.5  # effective_rank below this
+    collapse: float = 0.25  # feature_std below this share of its largest so far
+    least_rank: float = 2.0  # effective_rank below this
     loss_spike: float = 3.0  # loss above this many times its median over the last 32 logged lines
     data_wait: float = 0.5  # share of the step spent waiting for samples, in three logged lines on end
     stall: float = 5.0  # step_time, or the silence since the last logged line, above this many times the usual one

@@ -18,6 +18,7 @@ COVERED = {
     "deepspeed --num_gpus 2 train.py": "launch/demo.py",
     "deepspeed --hostfile launch/hostfile.example --num_nodes 8 train.py": "tests/end_to_end/test_train.py",
     "python -m mri_fm.evaluate": "launch/demo.py",
+    "python -m mri_fm.observe.report": "tests/observe/test_report.py",
     "python -m mri_fm.export": "tests/export/test_run.py",
     "mri-fm embed": "tests/export/test_table.py",
 }

@@ -50,7 +50,7 @@ def test_a_step_far_slower_than_usual_is_a_stall():
 def test_an_alert_says_the_numbers():
     alerts = Alerts(AlertConfig())
     alerts.check({"feature_std": 2.0})
-    assert alerts.check({"feature_std": 0.1}) == [Alert("collapse", "feature_std is 0.1, below 0.2 of its largest, 2")]
+    assert alerts.check({"feature_std": 0.1}) == [Alert("collapse", "feature_std is 0.1, below 0.25 of its largest, 2")]
 
 
 @pytest.mark.parametrize("word", ["collapse=1", "data_wait=-0.1", "loss_spike=0.5", "stall=1", "least_rank=-1"])

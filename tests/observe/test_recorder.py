@@ -67,13 +67,13 @@ def test_the_offline_wandb_run_holds_the_metrics_and_a_resume_continues_it(tmp_p
     assert len({file.stem for file in files}) == 1  # one run id
     assert [row["loss"] for file in files for row in history(file)] == [1.0, 2.0]
     assert config(files[0])["objective"]["name"] == "mae"
-    assert config(files[0])["observe"]["alerts"]["collapse"] == 0.2
+    assert config(files[0])["observe"]["alerts"]["collapse"] == 0.25
     last = summary(files[1])
     assert last["loss"] == 2.0
     assert last["pictures/reconstruction/caption"] == "step 2"
     assert (files[1].parent / "files" / last["pictures/reconstruction/path"]).read_bytes().startswith(b"\x89PNG")
     (sent,) = alerts(files[0])
-    assert sent == ("collapse", "step 1: feature_std is 0.001, below 0.2 of its largest, 1")
+    assert sent == ("collapse", "step 1: feature_std is 0.001, below 0.25 of its largest, 1")
     assert [(e["kind"], e["step"], e["text"][:22]) for e in read_events(tmp_path)] == [
         ("start", 0, "started"), ("alert", 1, "collapse: feature_std i"[:22]), ("end", 1, "ended"),
         ("start", 1, "resumed after step 1"), ("alert", 2, "collapse: feature_std i"[:22]), ("end", 2, "ended"),
