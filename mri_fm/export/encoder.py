@@ -24,7 +24,7 @@ from mri_fm.errors import UserError
 from mri_fm.export.adapters.dictionaries import scan_of
 from mri_fm.export.folder import Exported, read_folder, read_weights
 from mri_fm.export.maps import scan_map, token_grid_map
-from mri_fm.export.plausible import require_no_ct, unusual_extent
+from mri_fm.export.plausible import unusual_extent
 from mri_fm.export.spec import InputScan
 from mri_fm.models.vit import VisionTransformer
 from mri_fm.volume.dicom import is_dicom
@@ -64,14 +64,13 @@ class Encoder(nn.Module):
                 dictionary of MONAI or TorchIO with one image (`mri_fm.export.adapters.dictionaries`).
 
         Raises:
-            UserError: the scan is refused by the rules of the build, or looks like CT, and why.
+            UserError: the scan is refused by the rules of the build, and why.
         """
         spec = self.exported.spec
         scan = scan_of(scan) if isinstance(scan, Mapping) else scan
         name = "the given volume" if isinstance(scan, Volume) else os.fspath(scan)
         try:
             prepared = _prepared(scan, spec.max_spacing)
-            require_no_ct(prepared)
         except Refusal as refusal:
             raise UserError(f"{name} is refused: {refusal}") from refusal
         if unusual := unusual_extent(prepared):

@@ -1,31 +1,13 @@
-"""Does a scan look like what encoders are trained on? Asked where nobody may have looked at it, as in `mri-fm embed`."""
+"""What is unusual in a scan, though nothing forbids it; asked where nobody may have looked at it, as in `mri-fm embed`."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from mri_fm.volume.prepare import Prepared
-from mri_fm.volume.refusal import Refusal
 
 EXTENT_MM = (90.0, 220.0)  # along each axis: from a small child's brain to a head without its neck
-AIR_HU = -900.0  # air is −1000 by definition, and what scanners pad their field of view with is lower
-AIR_SHARE = 0.1
 AXES = ("z", "y", "x")
-
-
-def require_no_ct(prepared: Prepared) -> None:
-    """Refuse intensities on the Hounsfield scale (DICOM PS3.3, C.11.1.1.2): a large part at or below that of air.
-
-    MR magnitudes are not negative. A CT whose air was cut out before is not recognised.
-
-    Raises:
-        Refusal: not_mr.
-    """
-    canonical = prepared.canonical
-    highest = int(np.floor((AIR_HU - canonical.offset) / canonical.scale))
-    share = float((canonical.voxels <= highest).mean())
-    if share >= AIR_SHARE:
-        raise Refusal("not_mr", f"{share:.0%} of the voxels are at or below {AIR_HU:g}, as air is in CT")
 
 
 def extent_mm(prepared: Prepared) -> tuple[float, float, float]:

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from mri_fm.errors import UserError
 from mri_fm.export.encoder import Encoder
-from mri_fm.export.plausible import require_no_ct, unusual_extent
+from mri_fm.export.plausible import unusual_extent
 from mri_fm.export.spec import InputScan
 from mri_fm.volume.prepare import prepare_files
 from mri_fm.volume.refusal import Refusal
@@ -106,7 +106,6 @@ def _read(encoder: Encoder, source: Source) -> InputScan | Refusal:
     spec = encoder.exported.spec
     try:
         prepared = prepare_files(source.files, series=source.series, max_spacing=spec.max_spacing)
-        require_no_ct(prepared)
     except Refusal as refusal:
         return refusal
     return InputScan(prepared, spec)

@@ -60,7 +60,8 @@ def test_input_and_embedding_are_those_of_evaluation(corpus: Path, run: Path, en
     theirs = torch.cat([batch.x_BCZYX[:, 0] for batch in batches()])
     ours = torch.stack([encoder.prepare(path).tensor() for path in paths])
     torch.testing.assert_close(ours, theirs, atol=5e-6, rtol=0)  # DALI adds in another order
-    pooled = embed({"teacher": loaded.objective.encoder()}, batches(), keys, torch.device("cpu")).pooled["teacher"]
+    parts = embed({"teacher": loaded.objective.encoder()}, batches(), keys, torch.device("cpu"), readouts=["pooled"])
+    pooled = torch.cat([part["teacher/pooled"] for _, part in parts]).numpy()
     embedded_SD = encoder.embed(paths, batch_size=3)
     assert (embedded_SD.dtype, embedded_SD.shape) == (torch.float32, (8, 24))
     np.testing.assert_allclose(embedded_SD.numpy(), pooled, atol=1e-5)

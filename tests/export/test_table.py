@@ -78,7 +78,7 @@ def test_an_unusual_extent_is_named_and_embedded(rows: dict[str, dict], folder: 
     assert "along y" in rows["large.nii"]["warning"]
     with pytest.warns(UserWarning, match=r"large.nii: the head covers \d+ mm along z, \d+ mm along y"):
         encoder.embed(folder / "large.nii")
-    with pytest.raises(UserError, match=r"ct.nii is refused: not_mr: \d\d% of the voxels are at or below -900"):
+    with pytest.raises(UserError, match=r"ct.nii is refused: not_mr: CT"):
         encoder.embed(folder / "ct.nii")
 
 
