@@ -30,7 +30,7 @@ def open_abide1(tree: Tree) -> Describe:
             "ABIDE-I",
             subject,
             found["session"] or "",
-            contrast_of(description, {}) or contrast_of(description.replace("-", ""), {}),
+            contrast_of(description, {}),
             scan_uid=found["image"] or f"{subject}_{found['session']}_{found['run']}",
             labels=_labels(people.get(subject, {})),
             excluded="functional" if "rest" in (found["run"] or found["description"]).lower() else "",

@@ -9,7 +9,7 @@ CONTRAST_FIELDS = ("SeriesDescription", "ProtocolName", "SequenceName", "PulseSe
 CONTRAST_RULES = (
     ("FLAIR", re.compile(r"flair")),
     ("T2STAR", re.compile(r"\bt2\*|\b(t2)?star(w)?\b|\bgre\b")),
-    ("T1", re.compile(r"mprage|fspgr|\bir\b|\bt1(w|n|c|ce|gd)?\b")),
+    ("T1", re.compile(r"mp ?rage|fspgr|\bir\b|\bt1(w|n|c|ce|gd)?\b")),
     ("T2", re.compile(r"\bt2(w|f)?\b|\bspace\b")),
 )
 

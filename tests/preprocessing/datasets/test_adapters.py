@@ -1,14 +1,21 @@
 """Each adapter on a replica of its data set: who, when, which contrast, which labels, and what is excluded by which rule."""
 
+from datetime import date
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mri_fm.errors import UserError
+from preprocessing.build import Spec, build
 from preprocessing.datasets.adapter import Knowledge
 from preprocessing.datasets.registry import ADAPTERS, claim
 from tests.preprocessing.test_knowledge import learn
 from tests.replicas import REPLICAS, build_replica
+from tests.volume.test_dicom import write_series
 
 
 def by_uid(root: Path, dataset: str = "auto") -> dict[str, Knowledge]:
@@ -184,3 +191,59 @@ def test_a_table_without_its_columns_or_twice_is_named(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_ids_that_do_not_match_the_pattern_are_not_taken(path: str) -> None:
     assert claim(path)[0].name == "folder"
+
+
+DESCRIPTIONS = st.text(
+    st.characters(codec="ascii", categories=("L", "N"), include_characters="_-*.() "), min_size=1, max_size=20
+)
+
+
+@given(
+    st.integers(0, 999),
+    st.integers(0, 99_999),
+    DESCRIPTIONS,
+    st.dates(),
+    st.integers(0, 10**8),
+    st.sampled_from(["", "raw/x/"]),
+)
+def test_loni_paths_are_read_whatever_the_description(
+    site: int, number: int, description: str, day: date, image: int, above: str
+) -> None:
+    subject = f"{site:03d}_S_{number:04d}"
+    name = f"ADNI_{subject}_MR_{description}_Br_20080207172342811_S40051_I{image}.nii"
+    adapter, match = claim(f"{above}{subject}/{description}/{day.isoformat()}_10_48_45.0/I{image}/{name}")
+    assert (adapter.name, match["subject"], match["image"], match["date"]) == ("adni", subject, f"I{image}", day.isoformat())
+    assert match["description"] == description
+
+
+@given(st.integers(0, 999_999), DESCRIPTIONS, st.none() | st.dates(), st.integers(0, 10**8))
+def test_nacc_names_are_read_with_and_without_a_date(number: int, description: str, day: date | None, image: int) -> None:
+    when = "" if day is None else f"_{day.isoformat()}_14_49_23.0"
+    adapter, match = claim(f"SCAN/NACC{number:06d}/{description}{when}_I{image}.nii.gz")
+    assert (adapter.name, match["subject"], match["image"]) == ("nacc", f"NACC{number:06d}", f"I{image}")
+    assert match["description"] == description
+
+
+@given(st.text(max_size=60))
+def test_any_path_has_exactly_one_adapter(path: str) -> None:
+    adapter, match = claim(path)
+    assert adapter.pattern.search(path)
+    assert match is not None
+
+
+def test_a_dicom_export_is_told_by_its_slices(tmp_path: Path) -> None:
+    folder = tmp_path / "ADNI/003_S_1257/MP-RAGE/2007-03-14_10_48_45.0/I45108"
+    for number, file in enumerate(write_series(folder, np.ones((3, 4, 4), np.uint16))):
+        file.rename(folder / f"ADNI_003_S_1257_MR_MP-RAGE_br_raw_2007_{number}_S29023_I45108.dcm")
+    ((path, found),) = learn(tmp_path).items()
+    assert path == "ADNI/003_S_1257/MP-RAGE/2007-03-14_10_48_45.0/I45108"
+    assert (found.subject, found.scan_uid, found.contrast) == ("003_S_1257", "I45108", "T1")
+
+
+def test_maps_and_contrasts_that_a_task_needs_survive_the_build(tmp_path: Path) -> None:
+    raw = build_replica("ucsf_pdgm", tmp_path / "raw", people=1)
+    build(raw, tmp_path / "corpus", Spec(val_fraction=0))
+    rows = pq.read_table(tmp_path / "corpus/manifest.parquet").to_pylist()
+    assert sorted(row["series"] for row in rows) == ["ADC", "DWI", "FLAIR", "T1", "T1_bias", "T1c", "T2"]
+    assert {row["contrast"] for row in rows if row["series"] in ("ADC", "DWI")} == {"OTHER"}
+    assert {row["tumor_grade"] for row in rows} == {2}
