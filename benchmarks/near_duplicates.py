@@ -23,9 +23,11 @@ from scipy.stats import norm
 from mri_fm.volume.prepare import prepare_volume
 from mri_fm.volume.read import Volume
 from preprocessing.fingerprint import (
+    FEATURE_MM,
     NEAR_DUPLICATE,
     OUTLINE_MM,
     REFERENCE_FILE,
+    TEXTURE_FWHM_MM,
     Head,
     align,
     fingerprint,
@@ -33,6 +35,7 @@ from preprocessing.fingerprint import (
     individual,
     load_reference,
     make_reference,
+    refine,
 )
 
 SMALL_CHANGES = ("1.5 mm", "3 mm", "5 mm axial", "5 mm sagittal", "gamma 0.7", "gamma 1.5", "bias field", "noise",
@@ -103,17 +106,25 @@ def write_reference(crops: list[Crop]) -> None:
     points, shape = grid(OUTLINE_MM)
     outline = np.mean([h.sample(h.blurred(h.tissue, 6.0), points + h.centre()) for h in heads], axis=0).reshape(shape)
     for _ in range(3):
-        poses = [align(head, make_reference(outline, None).levels_L) for head in heads]
+        poses = [align(head, make_reference(outline, (), None).levels_L) for head in heads]
         back = np.linalg.inv(np.mean([matrix for matrix, _ in poses], axis=0))
         places = [(points @ back.T) @ matrix.T + shift for matrix, shift in poses]
         outline = np.mean([h.sample(h.blurred(h.tissue, 6.0), p) for h, p in zip(heads, places, strict=True)], axis=0).reshape(
             shape
         )
     stored = np.rint(255 * outline.clip(0, 1)).astype(np.uint8)
-    reference = make_reference(stored / 255, None)
+    textures, (points, shape) = [], grid(FEATURE_MM)
+    for _ in range(3):
+        reference = make_reference(stored / 255, textures, None)
+        poses = [refine(head, reference.textures_L, *align(head, reference.levels_L)) for head in heads]
+        places = [points @ matrix.T + shift for matrix, shift in poses]
+        seen = [[h.sample(h.texture(f), p) for h, p in zip(heads, places, strict=True)] for f in TEXTURE_FWHM_MM]
+        kept = np.rint(100 * np.mean(seen, axis=1)).clip(-127, 127).astype(np.int8).reshape(len(seen), *shape)
+        textures = [texture / 100 for texture in kept.astype(np.float64)]
+    reference = make_reference(stored / 255, textures, None)
     patterns = np.stack([fingerprint(*crop, reference) for crop in crops])
     shared = (patterns / np.linalg.norm(patterns, axis=1, keepdims=True)).mean(axis=0)
-    np.savez_compressed(REFERENCE_FILE, outline=stored, shared=shared.astype(np.float16))
+    np.savez_compressed(REFERENCE_FILE, outline=stored, textures=kept, shared=shared.astype(np.float16))
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
 """A fingerprint of a head's anatomy that survives resampling, turning, scaling of intensities, bias and small crops.
 
-Intensities become ranks; the outline of the tissue is aligned with that of a reference head by an affine map (inverse
-compositional Gauss-Newton: Baker & Matthews, IJCV 56, 2004); on the reference's grid what is left after local normalisation
-is the pattern of folds and ventricles. The part of it that people share is removed (`individual`), so that
-two people's fingerprints are about uncorrelated, and those of one anatomy are not. docs/leakage.md has the error rates.
+Intensities become ranks; an affine map aligns first the outline of the tissue with that of a reference head, then the brain's
+own pattern with the reference's (inverse compositional Gauss-Newton: Baker & Matthews, IJCV 56, 2004), so that skull, neck and
+the edges of the volume count little. On the reference's grid local normalisation leaves folds and ventricles. The part of it
+that people share is removed (`individual`), so that two people's fingerprints are about uncorrelated, and those
+of one anatomy are not. docs/leakage.md has the error rates.
 
 Axes: N volumes, D features, P points (as z, y, x in millimetres), L levels.
 """
@@ -36,6 +37,8 @@ RANKS = 33
 TISSUE = 0.22  # of the smoothed ranks, which run from 0 to 1
 DETAIL_FWHM_MM, OUTLINE_FWHM_MM, LOCAL_SIGMA_MM = 5.0, 9.0, 8.0
 LEVELS_FWHM_MM = (20.0, 12.0)
+TEXTURE_FWHM_MM = (16.0, 9.0)
+SHRINKING, LIFT_MM = (1.0, 0.9, 0.8), (-18.0, 0.0, 18.0)  # of the outline's map: with a skull it is the head's, not the brain's
 STEPS, STILL = 25, 2e-3
 LEVER_MM = 60.0  # brings the nine entries of a matrix and the three of a shift to one scale
 UPPER_HEAD_MM3 = 600e3
@@ -60,6 +63,7 @@ class Reference:
     """The reference head: its levels, the features' places and weights, and the pattern that people share (None: none)."""
 
     levels_L: tuple[Level, ...]
+    textures_L: tuple[Level, ...]
     points_D3: Doubles
     weight: Floats
     kept: Bools
@@ -83,6 +87,18 @@ class Head:
         """Smoothed to a resolution of `fwhm` mm; the coarse voxels' own extent counts."""
         sigma = [np.sqrt(max((fwhm / 2.355) ** 2 - step**2 / 12, 0.01)) / step for step in self.spacing]
         return ndimage.gaussian_filter(array, sigma, mode="nearest")
+
+    def texture(self, fwhm: float) -> Floats:
+        """What of the ranks is above or below their surroundings, at a resolution of `fwhm` mm."""
+        sigma = [1.5 * fwhm / 2.355 / step for step in self.spacing]
+
+        def smooth(array: NDArray[np.floating[Any]]) -> Floats:
+            return ndimage.gaussian_filter(array, sigma, mode="nearest", output=np.float32)
+
+        detail, total = self.blurred(self.ranks, fwhm), np.maximum(smooth(self.tissue), 1e-2)
+        centred = detail - smooth(detail * self.tissue) / total
+        spread = np.sqrt(np.maximum(smooth(centred**2 * self.tissue) / total, 0))
+        return (np.clip(centred / (spread + 0.02), -CLIP, CLIP) * self.tissue).astype(np.float32)
 
     def sample(self, array: Floats, points_P3: Doubles) -> Doubles:
         """Linear interpolation at points in mm from the first voxel; 0 outside."""
@@ -123,7 +139,7 @@ def fingerprint(voxels: NDArray[np.int16], spacing: Sequence[float], reference: 
     """
     reference = reference or load_reference()
     head = Head(voxels, spacing)
-    matrix, shift = align(head, reference.levels_L)
+    matrix, shift = refine(head, reference.textures_L, *align(head, reference.levels_L))
     points_D3 = reference.points_D3 @ matrix.T + shift
     detail = head.sample(head.blurred(head.ranks, DETAIL_FWHM_MM), points_D3)
     weight = reference.weight * head.seen(points_D3).reshape(reference.weight.shape)
@@ -137,14 +153,52 @@ def align(head: Head, levels_L: Sequence[Level]) -> tuple[Doubles, Doubles]:
     for level in levels_L:
         outline = head.blurred(head.tissue, level.fwhm)
         for _ in range(STEPS):
-            points_P3 = level.points_P3 @ matrix.T + shift
-            residual_P = np.where(head.seen(points_P3), head.sample(outline, points_P3) - level.values_P, 0)
-            step = level.inverse_KK @ (level.steepest_PK.T @ residual_P)
-            matrix = matrix @ np.linalg.inv(np.eye(3) + step[:9].reshape(3, 3) / LEVER_MM)
-            shift = shift - matrix @ step[9:]
-            if np.abs(step).max() < STILL:
+            values_P, seen_P = _look(head, outline, level, matrix, shift)
+            matrix, shift, still = _step(level, np.where(seen_P, values_P - level.values_P, 0), matrix, shift)
+            if still:
                 break
     return matrix, shift
+
+
+def refine(head: Head, textures_L: Sequence[Level], matrix: Doubles, shift: Doubles) -> tuple[Doubles, Doubles]:
+    """Align the brain's own pattern, from the outline's map and smaller ones; a pattern of the other sign (T2) does as well."""
+    starts, up = [(matrix, shift)], np.array([1.0, 0, 0])
+    if textures_L:
+        starts = [(factor * matrix, shift + lift * up) for factor in SHRINKING for lift in LIFT_MM]
+    for level in textures_L:
+        texture = head.texture(level.fwhm)
+        ends = [_match(head, texture, level, *start) for start in starts]
+        starts = [max(ends, key=lambda end: end[0])[1]]
+    return starts[0]
+
+
+def _match(head: Head, texture: Floats, level: Level, matrix: Doubles, shift: Doubles) -> tuple[float, tuple[Doubles, Doubles]]:
+    """The best correlation (of either sign) that some steps reach, and its map."""
+    best, where = -1.0, (matrix, shift)
+    for _ in range(STEPS):
+        values_P, seen_P = _look(head, texture, level, matrix, shift)
+        product, power = float(values_P @ (level.values_P * seen_P)), float(values_P @ values_P)
+        match = abs(product) / np.sqrt(max(power, 1e-9) * float(level.values_P @ level.values_P))
+        if match > best:
+            best, where = match, (matrix, shift)
+        residual_P = np.where(seen_P, values_P * (product / max(power, 1e-9)) - level.values_P, 0)
+        matrix, shift, still = _step(level, residual_P, matrix, shift)
+        if still or not 0.2 < np.linalg.det(matrix) < 5:
+            break
+    return best, where
+
+
+def _look(head: Head, array: Floats, level: Level, matrix: Doubles, shift: Doubles) -> tuple[Doubles, Bools]:
+    points_P3 = level.points_P3 @ matrix.T + shift
+    seen_P = head.seen(points_P3)
+    return head.sample(array, points_P3) * seen_P, seen_P
+
+
+def _step(level: Level, residual_P: Doubles, matrix: Doubles, shift: Doubles) -> tuple[Doubles, Doubles, bool]:
+    """One inverse compositional step, and whether it was hardly any."""
+    step = level.inverse_KK @ (level.steepest_PK.T @ residual_P)
+    matrix = matrix @ np.linalg.inv(np.eye(3) + step[:9].reshape(3, 3) / LEVER_MM)
+    return matrix, shift - matrix @ step[9:], bool(np.abs(step).max() < STILL)
 
 
 def individual(pattern_ND: Floats, contrasts: Sequence[str], people: Sequence[str], shared_D: Floats | None) -> Floats:
@@ -173,16 +227,29 @@ def individual(pattern_ND: Floats, contrasts: Sequence[str], people: Sequence[st
 def load_reference() -> Reference:
     """The reference that comes with the package: the mean of 30 people."""
     with np.load(REFERENCE_FILE) as stored:
-        return make_reference(stored["outline"].astype(np.float64) / 255, stored["shared"].astype(np.float32))
+        textures_L = [texture.astype(np.float64) / 100 for texture in stored["textures"]]
+        return make_reference(stored["outline"].astype(np.float64) / 255, textures_L, stored["shared"].astype(np.float32))
 
 
-def make_reference(outline: Doubles, shared_D: Floats | None) -> Reference:
-    """A reference from the mean outline, 0…1 on the grid of `OUTLINE_MM`, and the pattern that people share."""
+def make_reference(outline: Doubles, textures_L: Sequence[Doubles], shared_D: Floats | None) -> Reference:
+    """A reference.
+
+    Args:
+        outline: mean outline, 0…1, on the grid of `OUTLINE_MM`.
+        textures_L: mean texture at each of `TEXTURE_FWHM_MM` on the grid of `FEATURE_MM`; none: outlines alone are aligned.
+        shared_D: the pattern that people share.
+    """
     points_D3, shape = grid(FEATURE_MM)
     places = (points_D3 + HALF_EXTENT_MM) / OUTLINE_MM
     inside = ndimage.map_coordinates(outline, places.T, order=1, mode="constant").reshape(shape)
     weight = np.clip((inside - 0.6) / 0.3, 0, 1).astype(np.float32)
-    return Reference(tuple(_level(outline, fwhm) for fwhm in LEVELS_FWHM_MM), points_D3, weight, weight > 0, shared_D)
+    outlines = [ndimage.gaussian_filter(outline, fwhm / 2.355 / OUTLINE_MM, mode="constant") for fwhm in LEVELS_FWHM_MM]
+    everywhere = np.ones(outline.size, bool)
+    levels_L = tuple(_level(o, fwhm, OUTLINE_MM, everywhere) for o, fwhm in zip(outlines, LEVELS_FWHM_MM, strict=True))
+    brain = (weight > 0).reshape(-1)
+    pairs = zip(textures_L, TEXTURE_FWHM_MM, strict=bool(textures_L))
+    matched_L = tuple(_level(t, fwhm, FEATURE_MM, brain & _every(fwhm / 2)) for t, fwhm in pairs)
+    return Reference(levels_L, matched_L, points_D3, weight, weight > 0, shared_D)
 
 
 def grid(spacing: float) -> tuple[Doubles, tuple[int, ...]]:
@@ -191,18 +258,25 @@ def grid(spacing: float) -> tuple[Doubles, tuple[int, ...]]:
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3), tuple(map(len, axes))
 
 
-def _level(outline: Doubles, fwhm: float) -> Level:
-    points_P3, _ = grid(OUTLINE_MM)
-    blurred = ndimage.gaussian_filter(outline, fwhm / 2.355 / OUTLINE_MM, mode="constant")
-    gradient_P3 = np.stack(list(np.gradient(blurred, OUTLINE_MM)), axis=-1).reshape(-1, 3)
+def _level(blurred: Doubles, fwhm: float, spacing: float, allowed: Bools) -> Level:
+    points_P3, _ = grid(spacing)
+    gradient_P3 = np.stack(list(np.gradient(blurred, spacing)), axis=-1).reshape(-1, 3)
     slope_P = np.linalg.norm(gradient_P3, axis=1)
-    used = slope_P > 0.15 * slope_P.max()
+    used = allowed & (slope_P > 0.15 * slope_P.max())
     points_P3, gradient_P3 = points_P3[used], gradient_P3[used]
     turn_P9 = (gradient_P3[:, :, None] * points_P3[:, None, :] / LEVER_MM).reshape(-1, 9)
     steepest_PK = np.concatenate([turn_P9, gradient_P3], axis=1)
     normal_KK = steepest_PK.T @ steepest_PK
     damped_KK = normal_KK + 1e-3 * np.trace(normal_KK) / len(normal_KK) * np.eye(len(normal_KK))
     return Level(fwhm, points_P3, blurred.reshape(-1)[used], steepest_PK, np.linalg.inv(damped_KK))
+
+
+def _every(spacing: float) -> Bools:
+    """Which points of the features' grid lie on one of about that spacing."""
+    stride = max(1, round(spacing / FEATURE_MM))
+    chosen = np.zeros(grid(FEATURE_MM)[1], bool)
+    chosen[::stride, ::stride, ::stride] = True
+    return chosen.reshape(-1)
 
 
 def _ranks(voxels: NDArray[np.int16]) -> Floats:

@@ -19,7 +19,8 @@ NEUTRAL = st.sampled_from(
         ("brain_t10", ""),
         ("BraTS-GLI-02597-100-t2w", "T2"), ("case-t2f", "T2"), ("OAS31092_d0203_T2w", "T2"), ("sag_3D_SPACE", "T2"),
         ("sub-01_T2starw", "T2STAR"), ("Axial T2* GRE", "T2STAR"), ("t2_star", "T2STAR"), ("t2_flair_sag", "FLAIR"),
-        ("ADNI_MPRAGE_S123", "T1"), ("MP-RAGE", "T1"), ("storage", ""), ("IR-FSPGR", "T1"), ("heart_start", ""), ("agreed", ""), ("aerospace", ""),
+        ("ADNI_MPRAGE_S123", "T1"), ("MP-RAGE", "T1"), ("IR-FSPGR", "T1"),
+        ("storage", ""), ("heart_start", ""), ("agreed", ""), ("aerospace", ""),
         ("Accelerated_Sag_IR-FSPGR__MSV21_", "T1"), ("Axial_T2_Star", "T2STAR"), ("Axial_3D_ME_T2_GRE", "T2STAR"),
     ],
 )  # fmt: skip
