@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import bz2
+import io
 import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -17,7 +19,7 @@ from mri_fm.volume.refusal import Refusal
 MAX_INFLATION = 1032  # deflate cannot expand further (zlib technical details); what bzip2 expands further is constant
 MAX_TRAILER_BYTES = 1 << 20  # what may follow the voxels, e.g. the tags of an MGZ file
 CHUNK_BYTES = 1 << 20
-GZIP, BZIP2, PLAIN = "gzip", "bzip2", ""
+GZIP, BZIP2, ZLIB, PLAIN = "gzip", "bzip2", "zlib", ""
 MAGIC = {b"\x1f\x8b\x08": GZIP, b"BZh": BZIP2}
 
 
@@ -31,7 +33,7 @@ class Stored:
         shape: the fastest axis first.
         start: byte of the file at which the stream begins that is compressed by `codec`.
         skip: bytes of that stream, inflated, before the first voxel.
-        codec: GZIP, BZIP2 or PLAIN.
+        codec: GZIP, BZIP2, ZLIB or PLAIN.
     """
 
     file: Path
@@ -79,6 +81,8 @@ def open_stream(path: Path, start: int = 0, codec: str = PLAIN) -> IO[bytes]:
     file.seek(start)
     if codec == GZIP:
         return cast("IO[bytes]", _OwningGzip(file))
+    if codec == ZLIB:
+        return cast("IO[bytes]", _Zlib(file))
     return cast("IO[bytes]", bz2.BZ2File(file)) if codec == BZIP2 else file
 
 
@@ -92,6 +96,45 @@ class _OwningGzip(igzip.IGzipFile):
     def close(self) -> None:
         super().close()
         self._file.close()
+
+
+class _Zlib(io.BufferedIOBase):
+    """Inflates a zlib stream, and compares its checksum at the end."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._inflater = zlib.decompressobj()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most `size` bytes; b"" at the end of the stream."""
+        assert size is not None
+        while not self._inflater.eof:
+            packed = self._inflater.unconsumed_tail or self._file.read(CHUNK_BYTES)
+            if not packed:
+                raise EOFError("the zlib stream has no end")
+            if content := self._inflater.decompress(packed, size):
+                return content
+        return b""
+
+    def close(self) -> None:
+        """Close the file beneath it too."""
+        self._file.close()
+        super().close()
+
+
+def load_text(stored: Stored) -> NDArray[Any]:
+    """Voxels that are written as numbers in text, from byte `start` on.
+
+    Raises:
+        Refusal: truncated.
+    """
+    count = math.prod(stored.shape)
+    with stored.file.open("rb") as stream:
+        stream.seek(stored.start)
+        numbers = np.fromstring(stream.read().decode("ascii", "replace"), np.float64, sep=" ")
+    if len(numbers) < count:
+        raise Refusal("truncated", f"{len(numbers)} of {count} numbers are there")
+    return numbers[:count].astype(stored.dtype).reshape(stored.shape, order="F")
 
 
 def check_promise(promised: int, path: Path, start: int = 0, *, deflated: bool) -> None:

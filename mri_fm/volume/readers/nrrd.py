@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mri_fm.volume.readers.image import MM_PER_UNIT, Image, named
 from mri_fm.volume.refusal import Refusal
-from mri_fm.volume.voxels import BZIP2, GZIP, PLAIN, Stored
+from mri_fm.volume.voxels import BZIP2, GZIP, PLAIN, Stored, load_text
 
 CODECS = {"raw": PLAIN, "gzip": GZIP, "gz": GZIP, "bzip2": BZIP2, "bz2": BZIP2}
 TEXT_ENCODINGS = ("ascii", "text", "txt")
@@ -43,7 +43,8 @@ def read_header(path: Path) -> Image:
     shape = tuple(stored.shape[axis] for axis in (*space, *others))
 
     def load(volume: int) -> NDArray[Any]:
-        array = _load(stored, str(header["encoding"]).lower()).transpose(*space, *others)
+        is_text = str(header["encoding"]).lower() in TEXT_ENCODINGS
+        array = (load_text(stored) if is_text else stored.load()).transpose(*space, *others)
         return array.reshape(*shape[:3], -1, order="F")[..., volume]
 
     return Image(shape, stored.dtype, lambda: _affine(header, space), load)
@@ -135,15 +136,3 @@ def _axis_letters(space: str) -> str | None:
     sides = {frozenset("RL"), frozenset("AP"), frozenset("SI")}
     found = {side for side in sides for letter in letters if letter in side}
     return letters if len(letters) == 3 and found == sides and (len(words) == 3 or len(space) in (3, 4)) else None
-
-
-def _load(stored: Stored, encoding: str) -> NDArray[Any]:
-    if encoding not in TEXT_ENCODINGS:
-        return stored.load()
-    count = math.prod(stored.shape)
-    with stored.file.open("rb") as stream:
-        stream.seek(stored.start)
-        numbers = np.fromstring(stream.read().decode("ascii", "replace"), np.float64, sep=" ")
-    if len(numbers) < count:
-        raise Refusal("truncated", f"{len(numbers)} of {count} numbers are there")
-    return numbers[:count].astype(stored.dtype).reshape(stored.shape, order="F")

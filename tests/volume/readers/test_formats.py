@@ -7,7 +7,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
+from mri_fm.volume.canonical import canonicalise
 from mri_fm.volume.read import read_volume
 from mri_fm.volume.readers import named_voxels
 from mri_fm.volume.refusal import Refusal
@@ -49,6 +51,23 @@ def test_metaimage_refusals(tmp_path: Path, old: str, new: str, code: str) -> No
     assert refusal_of(changed(metaimage("a.mha", False)(tmp_path, VOXELS, AFFINE), old, new)) == code
 
 
+def test_other_ways_to_store_a_metaimage_equal_simpleitk(tmp_path: Path) -> None:
+    header, end, _ = metaimage("a.mha", False)(tmp_path, VOXELS, AFFINE).read_bytes().partition(b"LOCAL\n")
+    swapped, numbers = VOXELS.astype(">i2").tobytes(order="F"), " ".join(map(str, VOXELS.reshape(-1, order="F"))).encode()
+    msb = header.replace(b"ByteOrderMSB = False", b"ByteOrderMSB = True") + end + swapped
+    text = header.replace(b"BinaryData = True", b"BinaryData = False") + end + numbers + b"\n"
+    (tmp_path / "v.raw").write_bytes(b"preamble" + VOXELS.tobytes(order="F"))
+    detached = header.replace(b"ElementType", b"HeaderSize = -1\nElementType") + b"v.raw\n"
+    for name, content in (("msb.mha", msb), ("text.mha", text), ("last.mhd", detached)):
+        (tmp_path / name).write_bytes(content)
+        reference = sitk.ReadImage(str(tmp_path / name))
+        volume = read_volume(tmp_path / name)
+        assert np.array_equal(volume.array, sitk.GetArrayFromImage(reference).T), name
+        assert np.array_equal(volume.array, VOXELS), name
+        place = reference.TransformContinuousIndexToPhysicalPoint([5.0, 4.0, 3.0])
+        assert np.allclose((volume.affine @ [5, 4, 3, 1])[:3] * [-1, -1, 1], place)
+
+
 def test_a_compressed_metaimage_that_is_cut(tmp_path: Path) -> None:
     path = metaimage("a.mha", True)(tmp_path, VOXELS, AFFINE)
     path.write_bytes(path.read_bytes()[:-5])
@@ -87,6 +106,9 @@ def test_one_volume_of_par_rec(tmp_path: Path) -> None:
     volume = read_volume(tmp_path / "a.PAR")
     assert volume.array.shape == image.shape[:3]
     assert np.allclose(volume.affine, image.affine)
+    nibabel.save(nibabel.Nifti1Image(volume.array, volume.affine), tmp_path / "a.nii")
+    hashes = {canonicalise(read_volume(tmp_path / n), max_spacing=9).content_hash() for n in ("a.PAR", "a.nii")}
+    assert len(hashes) == 1
 
 
 def test_a_par_file_without_magnitude_is_refused(tmp_path: Path) -> None:

@@ -178,6 +178,17 @@ def test_any_field_of_nrrd_in_bulk(damaged: bytes) -> None:
     check_nrrd(damaged)
 
 
+@FAST
+@given(name=st.sampled_from(["mha", "mha zlib"]), line=st.integers(0, 12), value=st.lists(words, max_size=4))
+def test_any_field_of_metaimage(name: str, line: int, value: list[str]) -> None:
+    with TemporaryDirectory() as folder:
+        path = WRITERS[name](Path(folder), scan(), AFFINE)
+        lines = path.read_bytes().split(b"\n")
+        lines[line] = lines[line].partition(b"=")[0] + b"= " + " ".join(value).encode("utf-8", "surrogatepass")
+        path.write_bytes(b"\n".join(lines))
+        check_answers(path, scan().nbytes)
+
+
 QUICK = ("nifti1 gzip", "mgz", "nrrd gzip RAS", "mha zlib", "mif")
 
 
