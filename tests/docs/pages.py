@@ -23,7 +23,7 @@ DOCS = ROOT / "docs"
 FENCE = re.compile(r"(?:<!-- (?P<mark>\w+)(?:: (?P<why>[^>]+))? -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 MARKS = ("illustrative", "cluster")
 LANGUAGES = ("bash", "python", "yaml", "json", "text")
-OUTSIDE = {"aws", "docker", "git", "kubectl", "sbatch", "source", "torchrun", "srun", "tail"}
+OUTSIDE = {"aws", "docker", "export", "git", "head", "kubectl", "ls", "sbatch", "source", "srun", "tail", "torchrun"}
 COMMANDS = re.compile(r"^ {4}(?=(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(?:python|deepspeed|make|mri-fm) )")
 
 
@@ -71,6 +71,9 @@ def require_understood(command: str) -> None:
     program = words[0].removeprefix(".venv/bin/")
     if "train.py" in words:
         _require_training(words[words.index("train.py") + 1 :])
+    elif program == "deepspeed" and "--module" in words:
+        place = next(i for i, word in enumerate(words) if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", word))
+        _require_module(words[place], words[place + 1 :])
     elif program == "python" and words[1] == "-m":
         _require_module(words[2], words[3:])
     elif program == "python":

@@ -7,6 +7,7 @@ import runpy
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ import pytest
 import yaml
 
 from mri_fm.export.run import Request, export_run
+from mri_fm.objectives import OBJECTIVES
 from tests.docs.pages import LANGUAGES, MARKS, blocks, commands, indented_commands, pages, require_understood
 from tests.export.conftest import configure, write_run
+from tests.s3 import S3Server
 
-RUN_BASH = {"export.md", "how-to/new-objective.md", "how-to/new-dataset.md"}
-SLOW = {"tutorial.md"}  # has a test of its own
+RUN_BASH = {"export.md", *(page for page in pages() if page.startswith("how-to/"))}
+TUTORIAL = "tutorial.md"  # has a test of its own
+SLOW = {"how-to/cluster.md", "how-to/s3.md"}
 EVERY = [(page, number) for page in pages() for number, _ in enumerate(blocks(page))]
 
 
@@ -69,14 +73,28 @@ def sandbox(places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def runnable(page: str) -> bool:
-    found = [block for block in blocks(page) if not block.mark]
+    found = [block for block in blocks(page) if not block.mark and page != TUTORIAL]
     return any(block.language == "python" or (block.language == "bash" and page in RUN_BASH) for block in found)
 
 
-@pytest.mark.parametrize("page", [page for page in pages() if runnable(page) and page not in SLOW])
-def test_a_page_runs_from_top_to_bottom(page: str, sandbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mri_fm.objectives import OBJECTIVES
+def marked(page: str) -> Any:
+    return pytest.param(page, marks=pytest.mark.slow) if page in SLOW else page
 
+
+@pytest.fixture
+def bucket(request: pytest.FixtureRequest, corpus: Path) -> Iterator[None]:
+    """s3://corpora/small, for the page that reads it."""
+    if "s3" not in request.node.name:
+        yield
+        return
+    with S3Server() as server:
+        assert server.upload(corpus) == "s3://corpora/small"
+        yield
+
+
+@pytest.mark.parametrize("page", [marked(page) for page in pages() if runnable(page)])
+@pytest.mark.usefixtures("sandbox", "bucket")
+def test_a_page_runs_from_top_to_bottom(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mri_fm.objectives.OBJECTIVES", dict(OBJECTIVES))
     module = type(sys)("page")  # dataclasses look their module up
     monkeypatch.setitem(sys.modules, "page", module)
