@@ -89,6 +89,17 @@ def test_fingerprint_sees_the_voxels_of_a_header(tmp_path: Path) -> None:
     assert len({fingerprint(found[0], files) for found, files in zip(items, (alone, both, changed), strict=True)}) == 3
 
 
+def test_fingerprint_sees_the_sidecar_and_the_b_values(tmp_path: Path) -> None:
+    marks = []
+    for name in ("a.nii.gz", "a.json", "a.bval", "b.json"):
+        touch(tmp_path, name)
+        files = list_files(tmp_path)
+        (item,) = find_inputs(tmp_path, files)
+        marks.append(fingerprint(item, files))
+    assert len(set(marks)) == 3
+    assert marks[-1] == marks[-2]  # another image's
+
+
 def test_a_pipe_is_an_input_that_nobody_waits_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "slice001")
     assert list_files(tmp_path) == {"slice001": (-1, 0)}
