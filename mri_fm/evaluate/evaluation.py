@@ -184,6 +184,9 @@ def _encoders(loaded: LoadedObjective, request: Request) -> tuple[str, dict[str,
 
 
 def _take(embedded: Embedded, rows: Sequence[int]) -> Embedded:
+    """Some rows; all of them stay memory-mapped, since the tokens of a large data set do not fit into memory."""
+    if list(rows) == list(range(len(embedded.inputs["voxels"]))):
+        return embedded
     place = torch.tensor(rows, dtype=torch.int64)
     encoders = {name: {key: x[place] for key, x in found.items()} for name, found in embedded.encoders.items()}
     return Embedded(encoders, {key: x[place] for key, x in embedded.inputs.items()})

@@ -86,7 +86,8 @@ def _tied(positive_S: Bools, score_S: Floats, weight_RS: Floats) -> tuple[Floats
     order = np.argsort(score_S, kind="stable")
     weight_RS, positive_S, score_S = weight_RS[:, order], positive_S[order], score_S[order]
     starts = np.flatnonzero(np.diff(score_S, prepend=-np.inf))
-    return tuple(np.add.reduceat(weight_RS * side_S, starts, axis=1) for side_S in (positive_S, ~positive_S))  # type: ignore[return-value]
+    positive_RG, negative_RG = (np.add.reduceat(weight_RS * side_S, starts, axis=1) for side_S in (positive_S, ~positive_S))
+    return positive_RG, negative_RG
 
 
 def roc_curve(positive_S: NDArray[np.bool_], score_S: Floats) -> tuple[Floats, Floats]:

@@ -134,7 +134,7 @@ def numbered(values: Sequence[str]) -> Ints:
 
 def _chosen(name: str, spec: TaskSpec, columns: Mapping[str, Column]) -> list[int]:
     """Rows of the data sets, contrasts and conditions asked for."""
-    rows = range(len(columns["contrast"]))
+    rows: Sequence[int] = range(len(columns["contrast"]))
     contrast = column_of(columns, spec.contrast_column, f"{name}: contrast_column")
     if spec.dataset:
         wanted = {text(value).lower() for value in spec.dataset}
@@ -143,11 +143,11 @@ def _chosen(name: str, spec: TaskSpec, columns: Mapping[str, Column]) -> list[in
         if not rows_of_data:
             present = sorted({text(value) for value in data})
             raise UserError(f"{name}: dataset={', '.join(spec.dataset)}: the corpus has none of it, but {', '.join(present)}")
-        rows = rows_of_data  # type: ignore[assignment]
+        rows = rows_of_data
     for key, inside in (("keep", True), ("exclude", False)):
         for column, values in getattr(spec, key).items():
             found, listed = column_of(columns, column, f"{name}: {key}"), {text(value) for value in values}
-            rows = [i for i in rows if (text(found[i]) in listed) == inside]  # type: ignore[assignment]
+            rows = [i for i in rows if (text(found[i]) in listed) == inside]
     _require_contrasts(name, spec, columns, rows)
     return [i for i in rows if not spec.contrasts or contrast[i] in spec.contrasts]
 

@@ -14,7 +14,7 @@ import pytest
 from mri_fm.errors import UserError
 from mri_fm.evaluate.adjust import fit_harmonised, fit_residual, numeric, with_covariates
 from mri_fm.evaluate.combat import ComBat
-from mri_fm.evaluate.compare import out_of_fold, permute
+from mri_fm.evaluate.compare import null_distribution, out_of_fold, permute
 from mri_fm.evaluate.confounders import _joined, audit, confounders, covariate_report, subgroups
 from mri_fm.evaluate.features import Features
 from mri_fm.evaluate.learning_curve import learning_curve
@@ -212,6 +212,23 @@ def test_labels_are_permuted_by_group_where_a_group_shares_one() -> None:
     assert sorted(free.labels) == sorted(mixed.labels)
     assert not np.array_equal(free.labels, mixed.labels)
     assert not np.array_equal(free.labels, permute(mixed, group_S, seed=0, index=1).labels)
+
+
+def test_permutations_that_cannot_be_split_are_left_out_of_the_null() -> None:
+    task = task_of(dx=[0, 1] * 20)
+    method = Method((Features.plain(np.random.default_rng(11).normal(size=(40, 3))),), fit_linear)
+    asked = []
+
+    def splitter(target: Target, seed: int) -> list[Split]:
+        asked.append(target)
+        if target.labels[0] == 1:
+            raise UserError("a class lies in one fold")
+        return cross_validation(target, task.group_S, 3, seed=seed)
+
+    values = null_distribution(task, method, splitter, permutations=8, seed=0)
+    assert len(asked) == 8
+    assert len(values) == sum(target.labels[0] == 0 for target in asked) > 0
+    assert 0.2 < np.mean(values) < 0.8
 
 
 def test_more_labels_teach_more_and_sizes_that_cannot_be_filled_are_left_out() -> None:

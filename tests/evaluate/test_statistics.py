@@ -19,7 +19,11 @@ from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from mri_fm.evaluate import metrics
 from mri_fm.evaluate.calibration import best_threshold, reliability, soften, temperature
+from mri_fm.evaluate.compare import out_of_fold
+from mri_fm.evaluate.features import Features
+from mri_fm.evaluate.linear import fit_linear
 from mri_fm.evaluate.metrics import Scores, auroc, measure, roc_curve
+from mri_fm.evaluate.splits import cross_validation
 from mri_fm.evaluate.statistics import Resamples, bootstrap, delong, holm, interval, permutation_p
 from mri_fm.evaluate.target import Target
 
@@ -262,3 +266,30 @@ def test_the_temperature_undoes_overconfidence() -> None:
     bins = reliability(label_S, honest_SK)
     assert sum(b["count"] for b in bins) == 4000
     assert all(abs(b["confidence"] - b["accuracy"]) < 0.08 for b in bins)
+
+
+@pytest.mark.slow
+def test_intervals_of_a_whole_evaluation_cover_what_it_gives_on_average() -> None:
+    """Studies of 60 people: probes chosen on inner folds, fitted three times on other folds, resampled by person and refit.
+
+    The truth is the mean over all studies. Intervals that hold one refit fixed and take volumes for people are too short.
+    """
+    rng = np.random.default_rng(11)
+    values, honest, naive = [], [], []
+    for study in range(60):
+        group_S = np.repeat(np.arange(60), 2)
+        label_S = group_S % 2
+        person_GF = rng.normal(size=(60, 12)) + 0.9 * np.eye(1, 12) * (np.arange(60) % 2)[:, None]
+        features = Features.plain(person_GF[group_S] + 0.3 * rng.normal(size=(120, 12)))
+        target = Target.of_classes(label_S)
+        refits = []
+        for refit in range(3):
+            splits = cross_validation(target, group_S, 4, seed=100 * study + refit)
+            refits.append(out_of_fold(features, target, group_S, splits, fit_linear, seed=refit)[1])
+        methods = [partial(measure, "auroc", scores) for scores in refits]
+        values.append(np.mean([method(None)[0] for method in methods]))
+        honest.append(interval(Resamples.draw(group_S, seed=study, count=300).values(methods)))
+        naive.append(interval(Resamples.draw(np.arange(120), seed=study, count=300).values(methods[:1])))
+    covered, short = (np.mean([low <= np.mean(values) <= high for low, high in found]) for found in (honest, naive))
+    assert covered >= 0.86
+    assert short < covered
