@@ -2,6 +2,7 @@
 
     python benchmarks/near_duplicates.py --data FOLDER                  # a BIDS folder of T1 scans, one per person
     python benchmarks/near_duplicates.py --data FOLDER --make-reference # writes preprocessing/reference_head.npz first
+    python benchmarks/near_duplicates.py --heads A.nii.gz B.nii.gz      # single heads of about 1 mm, whole or stripped
 
 Every second person makes the reference; the rates are of the others, whom it does not know.
 Results: results/near_duplicates.md.
@@ -129,9 +130,14 @@ def write_reference(crops: list[Crop]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--heads", type=Path, nargs="+", default=())
     parser.add_argument("--make-reference", action="store_true")
     arguments = parser.parse_args()
+    if arguments.heads:
+        single_heads([nibabel.load(file) for file in arguments.heads])
+    if arguments.data is None:
+        return
     files = sorted(arguments.data.glob("sub-*/anat/*_T1w.nii.gz"))
     images = [nibabel.load(file) for file in files]
     plain = [(np.asarray(image.dataobj, np.float32), image.affine) for image in images]
@@ -148,6 +154,24 @@ def main() -> None:
             people.append(person)
             kinds.append(kind)
     rates(np.stack(patterns), np.array(people), np.array(kinds), seconds)
+
+
+def single_heads(images: list[nibabel.Nifti1Image]) -> None:
+    """Print how alike each head's altered copies at 2 mm are to it, and the heads to each other."""
+    patterns, owners, kinds = [], [], []
+    for number, image in enumerate(images):
+        halved = np.asarray(image.dataobj, np.float32)[::2, ::2, ::2]
+        for kind, array, affine in alterations(halved, image.affine @ np.diag([2, 2, 2, 1]), np.random.default_rng(1)):
+            patterns.append(fingerprint(*crop_of(array, affine)))
+            owners.append(number)
+            kinds.append(kind)
+    own = individual(np.stack(patterns), ["T1"] * len(kinds), ["one"] * len(kinds), load_reference().shared_D)
+    product = own @ own.T
+    firsts = [row for row, kind in enumerate(kinds) if kind == "itself"]
+    for number, first in enumerate(firsts):
+        mine = [f"{kinds[row]} {product[first, row]:.2f}" for row in range(len(kinds)) if owners[row] == number]
+        print(f"{images[number].get_filename()}: {', '.join(mine)}")
+        print(f"  unaltered heads: {' '.join(f'{product[first, other]:.2f}' for other in firsts)}")
 
 
 def rates(patterns: np.ndarray, people: np.ndarray, kinds: np.ndarray, seconds: float) -> None:
