@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class WandbRun:
         """
         import wandb
 
+        self._lost = False
         try:
             self._run = _init(config, run_dir, config.wandb.mode)
         except wandb.errors.CommError as error:
@@ -54,15 +56,28 @@ class WandbRun:
         for file in pictures:
             name, _, drawn = file.stem.rpartition("-")
             values[f"{PICTURES}/{name}"] = wandb.Image(str(file), caption=f"step {int(drawn)}")
-        self._run.log(values, step=step)
+        with self._mirroring():
+            self._run.log(values, step=step)
 
     def alert(self, title: str, text: str) -> None:
         """Send an alert; W&B mails it or passes it on to Slack, as its user has set."""
-        self._run.alert(title=title, text=text, level="WARN")
+        with self._mirroring():
+            self._run.alert(title=title, text=text, level="WARN")
 
     def finish(self, exit_code: int) -> None:
         """End the run; after `wandb.timeout_s` what is not sent stays in the files."""
-        self._run.finish(exit_code=exit_code)
+        with self._mirroring():
+            self._run.finish(exit_code=exit_code)
+
+    @contextmanager
+    def _mirroring(self) -> Iterator[None]:
+        """What W&B raises once its own process has died, of any class, ends the mirror and not the run."""
+        try:
+            yield
+        except Exception as error:
+            if not self._lost:
+                _log.warning("W&B has failed (%s: %s): the run goes on without it", type(error).__name__, error)
+            self._lost = True
 
 
 def _init(config: Config, run_dir: Path, mode: str) -> Any:
