@@ -51,7 +51,7 @@ def embed_folder(options: argparse.Namespace) -> None:
     """
     if options.out.is_dir():
         raise UserError(f"--out {options.out} is a folder; name a parquet file")
-    inputs = find_scans(options.folder)  # before torch is loaded, which takes seconds
+    inputs = find_scans(options.folder, but=options.out)  # before torch is loaded, which takes seconds
     from mri_fm.export.encoder import load_encoder
     from mri_fm.export.table import Source, write_table
 
@@ -63,15 +63,16 @@ def embed_folder(options: argparse.Namespace) -> None:
     print(options.out)
 
 
-def find_scans(folder: Path) -> list[Input]:
-    """The scans below a folder, found as the corpus build finds them.
+def find_scans(folder: Path, *, but: Path) -> list[Input]:
+    """The scans below a folder, found as the corpus build finds them; `but` is no scan, though an earlier table may lie there.
 
     Raises:
         UserError: no such folder, or no scan in it.
     """
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: give the folder of your scans")
-    inputs = find_inputs(folder, list_files(folder))
+    files = {path: state for path, state in list_files(folder).items() if (folder / path).absolute() != but.absolute()}
+    inputs = find_inputs(folder, files)
     if not inputs:
         raise UserError(f"no scan in {folder}: put NIfTI, MGZ, MINC, PAR/REC or DICOM files there")
     return inputs
