@@ -153,8 +153,8 @@ def cut_network(least_s: float, most_s: float) -> Callable[[Job, random.Random],
 
 
 def spoil_shard(job: Job, draw: random.Random) -> None:
-    """All samples of a shard change in the middle of an epoch."""
-    job.wait_for_moment(draw)
+    """All samples of a shard change in the middle of an epoch, before the run's last ones are read ahead."""
+    job.wait_for_moment(draw, last=job.plan.steps // 2)
     samples = Corpus.open(job.plan.corpus, verify="size").select("train")
     shard = Path(draw.choice(samples).shard)
     shutil.copy2(shard, shard.with_suffix(".kept"))

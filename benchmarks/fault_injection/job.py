@@ -120,9 +120,9 @@ class Job:
     def _processes(self) -> list[int]:
         return _processes_with(f"run.dir={self.run_dir}")
 
-    def wait_for_moment(self, draw: random.Random, first: int = 2) -> None:
-        """A random one: after some step, and some way into the next."""
-        step = draw.randint(first, self.plan.steps - 2)
+    def wait_for_moment(self, draw: random.Random, first: int = 2, last: int | None = None) -> None:
+        """A random one: after a step from `first` to `last` (by default the last but two), and some way into the next."""
+        step = draw.randint(first, self.plan.steps - 2 if last is None else last)
         wait_until(lambda: self.progress.step() >= step)
         time.sleep(draw.uniform(0, self.progress.step_s()))
         self.struck_at = time.time()
