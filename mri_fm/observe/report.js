@@ -85,7 +85,7 @@ function draw(card) {
   const py = (y) => SIZE.height - SIZE.bottom - (scale(y) - y0) / (y1 - y0) * (SIZE.height - SIZE.top - SIZE.bottom);
   card.shown = shown;
   card.place = { px, py, x0, x1 };
-  const grid = card.log ? ticks(y0, y1, 4).filter((t) => y1 - y0 < 1 || Number.isInteger(t)).map((t) => 10 ** t) : ticks(y0, y1, 4);
+  const grid = card.log ? ticks(y0, y1, 4).filter((t) => y1 - y0 < 1 || Number.isInteger(t)).map((t) => Number((10 ** t).toPrecision(2))) : ticks(y0, y1, 4);
   for (const value of grid) {
     element(svg, "line", { x1: SIZE.left, x2: SIZE.width - SIZE.right, y1: py(value), y2: py(value), class: "grid" });
     element(svg, "text", { x: SIZE.left - 5, y: py(value) + 3, "text-anchor": "end" }, short(value));
@@ -179,6 +179,10 @@ function build() {
       const button = element(caption, "button", { type: "button" }, "log");
       const svg = element(figure, "svg", { viewBox: `0 0 ${SIZE.width} ${SIZE.height}`, role: "img", "aria-label": panel.title });
       const card = { panel, svg, log: panel.log };
+      if (DATA.runs.length === 1 && panel.keys.length > 1) {
+        const legend = element(figure, "div", { class: "legend" });
+        panel.keys.forEach((key, n) => element(legend, "span", { style: `color:${KEYS[n % KEYS.length]}` }, key.split("/").pop()));
+      }
       button.classList.toggle("on", card.log);
       button.addEventListener("click", () => { card.log = !card.log; button.classList.toggle("on", card.log); draw(card); });
       cards.push(card);
