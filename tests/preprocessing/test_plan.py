@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocessing.plan import keep_first, lay_out, plan_shards, shard_size, split_of
+from preprocessing.datasets.adapter import Knowledge
+from preprocessing.plan import held_out, keep_first, lay_out, plan_shards, shard_size, split_of
 
 fractions = st.floats(0, 0.45)
 
@@ -70,3 +71,16 @@ def test_keys_that_are_gone_or_change_their_split_leave_their_shard() -> None:
     earlier = {"train-000000": ["a", "b"], "train-000001": ["c"], "val-000000": ["d"]}
     layout = lay_out({"a": 1, "c": 1, "d": 1}, {"a": "train", "c": "val", "d": "val"}, 10, earlier)
     assert layout == {"train-000000": ["a"], "val-000000": ["d"], "val-000001": ["c"]}
+
+
+def test_people_are_held_out_with_all_they_share() -> None:
+    """By a scan that was itself refused, with the person whose equal scan is kept, and in their own data set alone."""
+    found = {
+        "refused": Knowledge("IXI", "007", scan_uid="I007"),
+        "second": Knowledge("ADNI", "a", scan_uid="I1"),
+        "kept": Knowledge("copies", "b"),
+        "other": Knowledge("PPMI", "007", scan_uid="I9"),
+    }
+    stands_for = {"second": "kept", "kept": "kept", "other": "other"}
+    assert held_out(found, [("7", "I007"), ("a", "I1")], stands_for) == {("IXI", "007"), ("ADNI", "a"), ("copies", "b")}
+    assert held_out(found, [("8", "I007")], stands_for) == set()
