@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,10 @@ from mri_fm.data.schema import (
 )
 from mri_fm.data.split_files import Scan
 from mri_fm.errors import UserError
+from mri_fm.volume.brain import MASK, find_mask
 from mri_fm.volume.canonical import MAX_SPACING_MM, MIN_FIELD_OF_VIEW_MM
+from mri_fm.volume.prepare import AS_IT_IS
+from mri_fm.volume.processing import Processing
 from preprocessing.archive import ROOT
 from preprocessing.datasets.adapter import PHANTOM, PRETRAINING_ONLY, Knowledge
 from preprocessing.datasets.contrast import contrast_of
@@ -56,6 +59,7 @@ class Spec:
 
     `dataset`: the adapter that all inputs must obey, "auto" for each input's own; `max_spacing` in mm; `reference_volume`:
     take one volume of a 4-D series; `shard_bytes` of uncompressed payload per shard at most; `codec` of the payloads;
+    `processing`: what is done to volumes;
     `holdout`: scans whose people go to the split "test", so that nobody trains on any of their volumes.
     """
 
@@ -67,6 +71,7 @@ class Spec:
     codec: str = RAW.name
     dataset: str = AUTO
     holdout: tuple[Scan, ...] = ()
+    processing: Processing = AS_IT_IS
 
     def __post_init__(self) -> None:
         if not 0 < self.max_spacing < 100:
@@ -128,7 +133,7 @@ def build(
         current = _up_to_date(place, state)
         if current is not None:
             return current, False
-        inputs, knowledge = survey(source, files, secret, spec.dataset)
+        inputs, knowledge = survey(source, files, secret, spec)
         for name in (STATE_FILE, CORPUS_FILE):  # from here on the corpus is incomplete
             place.remove(name)
         with task_runner(workers, scheduler) as run:
@@ -142,7 +147,7 @@ def build(
         return content, True
 
 
-def survey(source: Source, files: Files, secret: bytes, dataset: str) -> tuple[list[Input], dict[str, Knowledge]]:
+def survey(source: Source, files: Files, secret: bytes, spec: Spec) -> tuple[list[Input], dict[str, Knowledge]]:
     """The inputs among the files of a source, and what is known of each by source path.
 
     Raises:
@@ -152,7 +157,15 @@ def survey(source: Source, files: Files, secret: bytes, dataset: str) -> tuple[l
         inputs = find_inputs(folder, files)
         if not inputs:
             raise UserError(f"no scan in {source.address}: put images or DICOM files there")
-        return inputs, know(folder, files, inputs, secret, dataset)
+        if spec.processing.brain == MASK:
+            inputs = [_with_mask(item, files) for item in inputs]
+        return inputs, know(folder, files, inputs, secret, spec.dataset)
+
+
+def _with_mask(item: Input, files: Files) -> Input:
+    """With the brain mask beside it among its companions, so that a change of the mask is a change of the input."""
+    mask = find_mask(item.files[0], files)
+    return replace(item, companions=(*item.companions, mask)) if mask else item
 
 
 def summary(content: dict[str, Any]) -> str:
@@ -247,7 +260,9 @@ def _write(
 
 def _member(item: Input, knowledge: Knowledge, decision: Decision) -> Member:
     contrast = knowledge.contrast or contrast_of("", decision.info) or "OTHER"
-    return Member(item, decision.content_hash[:KEY_DIGITS], decision.content_hash, contrast, knowledge.dataset)
+    return Member(
+        item, decision.content_hash[:KEY_DIGITS], decision.content_hash, contrast, knowledge.dataset, decision.crop_hash
+    )
 
 
 def _shard_tasks(
@@ -260,7 +275,9 @@ def _shard_tasks(
     layout = lay_out(sizes, split_of_key, spec.shard_bytes, read_layout(place, spec.hash()))
     rules = spec.max_spacing, spec.reference_volume
     return [
-        ShardTask(raw, place.address, name, tuple(by_key[key] for key in keys), *rules, spec.codec, spec.hash())
+        ShardTask(
+            raw, place.address, name, tuple(by_key[key] for key in keys), *rules, spec.codec, spec.hash(), spec.processing
+        )
         for name, keys in layout.items()
     ]
 

@@ -12,6 +12,8 @@ from typing import Any
 from mri_fm.data.codecs import CODECS, RAW
 from mri_fm.data.split_files import read_split
 from mri_fm.errors import ResumableError, UserError, is_of_the_machine, run_main
+from mri_fm.volume.brain import CHOICES, FOREGROUND
+from mri_fm.volume.processing import Processing
 from preprocessing.datasets.registry import ADAPTERS
 from preprocessing.knowledge import AUTO
 
@@ -94,11 +96,18 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference-volume", action="store_true", help="take one volume of a 4-D series, instead of refusing it"
     )
+    parser.add_argument(
+        "--brain", default=FOREGROUND, choices=CHOICES,
+        help="what the crop keeps: all that stands out of the air (default), a mask beside the image, or a tool's brain",
+    )  # fmt: skip
+    parser.add_argument("--n4", action="store_true", help="correct the bias field by N4")
+    parser.add_argument("--resample", type=float, default=0.0, metavar="MM", help="resample to cubic voxels of this size")
 
 
 def reading_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """The fields of `Spec` that `add_reading` asked for."""
-    return {name: getattr(arguments, name) for name in READING}
+    processing = Processing(arguments.brain, arguments.n4, arguments.resample)
+    return {"processing": processing, **{name: getattr(arguments, name) for name in READING}}
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:

@@ -50,7 +50,7 @@ def decide(
     memory = _Memory(place, spec.hash())
     known = memory.recall()
     todo = [(item, mark) for item, mark in marked if getattr(known.get(item.source_path), "fingerprint", None) != mark]
-    look = partial(examine, raw, spec.max_spacing, spec.reference_volume)
+    look = partial(examine, raw, spec.max_spacing, spec.reference_volume, processing=spec.processing)
     examined = run(look, todo, "examine", partial(examine_alone, look), arrived=memory.note)
     known.update({decision.source_path: decision for decision in examined})
     decisions = {item.source_path: known[item.source_path] for item, _ in marked}

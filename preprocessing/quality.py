@@ -25,6 +25,7 @@ FACES = ("inferior", "superior", "posterior", "anterior", "left", "right")  # en
 NECK = "inferior"  # where a head always goes on
 CUT_SHARE = 0.3  # of the largest cross-section along an axis
 GHOST_VOXELS = 500
+GHOST_GRID = 48  # voxels along an axis at least, of the grid on which ghosts are looked for
 GHOST_FLAG = 0.1
 SMALLEST_GROUP = 8
 OUTLIER_Z = 3.5  # Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993
@@ -112,7 +113,7 @@ def _snr_cnr(voxels_ZYX: NDArray[np.int16], mask_ZYX: NDArray[np.bool_], signal:
 
     Noise: median absolute second difference along the axis in which the volume has most voxels, inside the foreground.
     """
-    step = max(1, voxels_ZYX.size // SAMPLED_VOXELS)
+    step = -(-voxels_ZYX.size // SAMPLED_VOXELS)
     longest = int(np.argmax(voxels_ZYX.shape))
     sliced = 0 if longest else 1
     pick = tuple(slice(None, None, step) if axis == sliced else slice(None) for axis in range(3))
@@ -142,6 +143,8 @@ def _ghosting(voxels_ZYX: NDArray[np.int16], start: Sequence[int], mask_ZYX: NDA
         return None
     whole_ZYX = np.zeros(voxels_ZYX.shape, bool)
     whole_ZYX[_inner(start, mask_ZYX)] = mask_ZYX
+    coarse = tuple(slice(None, None, max(1, whole_ZYX.shape[axis] // GHOST_GRID)) for axis in range(3))
+    whole_ZYX, voxels_ZYX = whole_ZYX[coarse], voxels_ZYX[coarse]
     air = ~_filled_box(whole_ZYX)
     excess: list[float] = []
     for axis in range(3):

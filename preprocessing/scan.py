@@ -40,7 +40,7 @@ def scan(raw: str, spec: Spec, workers: int = 1, scheduler: str | None = None) -
     """
     source = open_source(raw)
     files = list_source(source)
-    inputs, knowledge = survey(source, files, bytes.fromhex(new_key()), spec.dataset)
+    inputs, knowledge = survey(source, files, bytes.fromhex(new_key()), spec)
     with task_runner(workers, scheduler) as run:
         decisions = decide(run, source.address, None, inputs, files, spec, knowledge)
     kept = keep_first({path: d.content_hash for path, d in decisions.items() if not d.code}, ())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from mri_fm.data.schema import ARCHIVE_DIR, SHARD_DIR
 from mri_fm.errors import UserError
 from mri_fm.volume.canonical import Canonical, Crop
 from mri_fm.volume.orient import to_ras
-from mri_fm.volume.prepare import prepare_files
+from mri_fm.volume.prepare import AS_IT_IS, prepare_files
+from mri_fm.volume.processing import Processing
 from mri_fm.volume.read import read_series, read_volume, refuse_failures
 from mri_fm.volume.refusal import Refusal
 from preprocessing.archive import write_image
@@ -46,6 +47,7 @@ class Decision:
     mean: float = 0.0
     std: float = 0.0
     info: dict[str, str] = field(default_factory=dict)
+    crop_hash: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Member:
     content_hash: str
     contrast: str
     dataset: str
+    crop_hash: str = ""  # of the payload's voxels, which a mask decides beside the content
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,17 @@ class ShardTask:
     reference_volume: bool
     codec: str
     spec_hash: str
+    processing: Processing = AS_IT_IS
 
     def identity(self) -> str:
         """A hash over all that decides the shard's bytes."""
-        parts = [self.name, self.spec_hash, [(m.item.source_path, m.content_hash, m.contrast, m.dataset) for m in self.members]]
+        parts = [self.name, self.spec_hash, [astuple(replace(m, item=Input(m.item.source_path, ()))) for m in self.members]]
         return xxhash.xxh3_128_hexdigest(json.dumps(parts).encode())
 
 
-def load(raw: str, item: Input, max_spacing: float, reference_volume: bool) -> tuple[Canonical, Crop, dict[str, str]]:
+def load(
+    raw: str, item: Input, max_spacing: float, reference_volume: bool, processing: Processing
+) -> tuple[Canonical, Crop, dict[str, str]]:
     """Read an input into its canonical form and its crop; also what a DICOM header says of the contrast.
 
     Raises:
@@ -87,20 +93,25 @@ def load(raw: str, item: Input, max_spacing: float, reference_volume: bool) -> t
     """
     with open_source(raw).fetched(item) as folder:
         files = [folder / file for file in item.files]
-        prepared = prepare_files(files, series=item.series, max_spacing=max_spacing, reference_volume=reference_volume)
+        prepared = prepare_files(
+            files, series=item.series, max_spacing=max_spacing, reference_volume=reference_volume, processing=processing
+        )
         return prepared.canonical, prepared.crop, prepared.info
 
 
-def examine(raw: str, max_spacing: float, reference_volume: bool, marked: tuple[Input, str]) -> Decision:
+def examine(
+    raw: str, max_spacing: float, reference_volume: bool, marked: tuple[Input, str], processing: Processing = AS_IT_IS
+) -> Decision:
     """Pass 1: decide on one input, given with its fingerprint. Never raises for what the input holds."""
     item, fingerprint = marked
     try:
-        canonical, cropped, info = load(raw, item, max_spacing, reference_volume)
+        canonical, cropped, info = load(raw, item, max_spacing, reference_volume, processing)
     except Refusal as refusal:
         return Decision(item.source_path, fingerprint, refusal.code, refusal.reason)
     mean, std = canonical.source_moments()
     content_hash = canonical.content_hash()
-    return Decision(item.source_path, fingerprint, "", "", content_hash, cropped.voxels.nbytes, mean, std, info)
+    crop_hash = xxhash.xxh3_64_hexdigest(cropped.voxels.data)
+    return Decision(item.source_path, fingerprint, "", "", content_hash, cropped.voxels.nbytes, mean, std, info, crop_hash)
 
 
 def picture(raw: str, item: Input) -> str:
@@ -172,7 +183,7 @@ def _samples(task: ShardTask, place: Place, folder: Path, record: dict[str, Any]
 
 def _reload(task: ShardTask, member: Member) -> tuple[Canonical, Crop]:
     try:
-        canonical, cropped, _ = load(task.raw, member.item, task.max_spacing, task.reference_volume)
+        canonical, cropped, _ = load(task.raw, member.item, task.max_spacing, task.reference_volume, task.processing)
         same = canonical.content_hash() == member.content_hash
     except Refusal:
         same = False

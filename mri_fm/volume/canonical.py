@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xxhash
@@ -10,8 +11,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mri_fm.volume.content import check_content, check_units, fill_non_finite
-from mri_fm.volume.foreground import foreground
-from mri_fm.volume.intensity import percentiles, quantise
+from mri_fm.volume.foreground import crop_to, foreground
+from mri_fm.volume.intensity import quantiles_of, quantise
 from mri_fm.volume.orient import RasVolume, to_ras, translate
 from mri_fm.volume.read import Volume
 from mri_fm.volume.refusal import Refusal
@@ -20,6 +21,7 @@ MIN_FIELD_OF_VIEW_MM = 50.0
 MAX_SPACING_MM = 6.5
 SPACING_TOLERANCE_MM = 0.01
 MIN_SLICES = 4
+RANKS = (0.01, 0.99)
 MAX_SHEAR = 0.05  # cosine of the angle between two axes, which is 3° off a right one
 ROUNDING_SHIFT_MM = 2.75e-5  # keeps n/1024 mm, so 0.9375, off the edge where noise in an affine would round either way
 
@@ -54,8 +56,11 @@ class Canonical:
 
     def source_moments(self) -> tuple[float, float]:
         """Mean and standard deviation of all voxels, in units of the source."""
-        mean = float(self.voxels.mean(dtype=np.float64))
-        return mean * self.scale + self.offset, float(self.voxels.std(dtype=np.float64)) * abs(self.scale)
+        counts = np.bincount(self.voxels.reshape(-1)).astype(np.float64)
+        values = np.arange(counts.size)
+        mean = float(counts @ values / counts.sum())
+        std = float(np.sqrt(counts @ (values - mean) ** 2 / counts.sum()))
+        return mean * self.scale + self.offset, std * abs(self.scale)
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,10 @@ class Crop:
     crop_p99: float
 
 
-def canonicalise(volume: Volume, *, max_spacing: float = MAX_SPACING_MM) -> Canonical:
-    """Check a volume against the rules and bring it into canonical form.
+def canonicalise(
+    volume: Volume, *, max_spacing: float = MAX_SPACING_MM, process: Callable[[RasVolume], RasVolume] | None = None
+) -> Canonical:
+    """Check a volume against the rules and bring it into canonical form; `process` changes it once its content is known.
 
     Raises:
         Refusal: too_few_slices, spacing, field_of_view, sheared, no_orientation, non_finite, constant, label, not_mr or
@@ -93,6 +100,9 @@ def canonicalise(volume: Volume, *, max_spacing: float = MAX_SPACING_MM) -> Cano
     voxels = np.ascontiguousarray(voxels)
     check_content(voxels, scale)
     repaired = 0 if filled is None else _count_in_background(filled, voxels, ras.spacing)
+    if process is not None:
+        ras = process(replace(ras, array=array))
+        voxels, scale, offset = quantise(ras.array)
     return Canonical(voxels, ras.affine, ras.spacing, scale, offset, ras.orientation, volume.dtype, repaired)
 
 
@@ -133,15 +143,17 @@ def check_geometry(ras: RasVolume, *, max_spacing: float) -> None:
         raise Refusal("sheared", f"two axes are {np.degrees(np.arcsin(min(shear, 1.0))):.1f}° off a right angle")
 
 
-def crop(canonical: Canonical) -> Crop:
-    """Cut the foreground's box out and set the background to 0.
+def crop(canonical: Canonical, mask: NDArray[np.bool_] | None = None) -> Crop:
+    """Cut the box of the mask, or of the foreground where there is none, out and set the background to 0.
 
     Raises:
         Refusal: no_foreground.
     """
-    found = foreground(canonical.voxels, canonical.spacing)
+    found = foreground(canonical.voxels, canonical.spacing) if mask is None else crop_to(mask)
     voxels = np.where(found.mask, canonical.voxels[tuple(map(slice, found.start, found.stop))], np.int16(0))
-    p01, p99 = percentiles(voxels[found.mask])
-    crop_p01, crop_p99 = percentiles(voxels)
+    counts = np.bincount(voxels.reshape(-1))
+    crop_p01, crop_p99 = quantiles_of(counts, RANKS)
+    counts[0] = 0  # the background is 0, and nothing else is
+    p01, p99 = quantiles_of(counts, RANKS)
     affine = translate(canonical.affine, found.start)
     return Crop(voxels, affine, float(found.mask.mean()), p01, p99, crop_p01, crop_p99)

@@ -56,10 +56,18 @@ def foreground(voxels: NDArray[np.int16], spacing: tuple[float, float, float]) -
     near = _neighbours([s * f for s, f in zip(spacing, factors, strict=True)])
     around = _enlarge(ndimage.binary_dilation(grid, near), factors, voxels.shape)
     core = _enlarge(ndimage.binary_erosion(grid, near, border_value=1), factors, voxels.shape)
-    mask = (candidates & around) | core
-    box = ndimage.find_objects(mask.astype(np.int8))[0]
-    start = tuple(max(0, axis.start - CROP_MARGIN) for axis in box)
-    stop = tuple(min(n, axis.stop + CROP_MARGIN) for axis, n in zip(box, voxels.shape, strict=True))
+    return crop_to((candidates & around) | core)
+
+
+def crop_to(mask: NDArray[np.bool_]) -> Foreground:
+    """The box around a mask (Z, Y, X) that is not empty, with the margin."""
+    plane_YX: NDArray[np.bool_] = np.any(mask, axis=0)
+    lines: list[NDArray[np.bool_]] = [np.any(mask, axis=(1, 2)), np.any(plane_YX, axis=1), np.any(plane_YX, axis=0)]
+    ends = [np.flatnonzero(line)[[0, -1]] for line in lines]
+    z, y, x = (max(0, int(first) - CROP_MARGIN) for first, _ in ends)
+    start = z, y, x
+    z, y, x = (min(n, int(last) + 1 + CROP_MARGIN) for (_, last), n in zip(ends, mask.shape, strict=True))
+    stop = z, y, x
     return Foreground(np.ascontiguousarray(mask[tuple(map(slice, start, stop))]), start, stop)
 
 

@@ -61,15 +61,14 @@ def _near_integers(array: NDArray[Any], tolerance: float) -> bool:
     return bool(np.abs(array - np.rint(array)).max() <= tolerance)
 
 
-def percentiles(values: NDArray[np.int16]) -> tuple[float, float]:
-    """The 1st and 99th percentile of int16 ≥ 0, see `quantiles`."""
-    p01, p99 = quantiles(values, (0.01, 0.99))
-    return p01, p99
-
-
 def quantiles(values: NDArray[np.int16], ranks: Sequence[float]) -> list[float]:
     """Quantiles (linear interpolation, as `numpy.quantile`) of int16 ≥ 0, from a histogram."""
-    cumulative = np.bincount(values.reshape(-1)).cumsum()
+    return quantiles_of(np.bincount(values.reshape(-1)), ranks)
+
+
+def quantiles_of(counts: NDArray[np.intp], ranks: Sequence[float]) -> list[float]:
+    """As `quantiles`, from the number of voxels at each value from 0."""
+    cumulative = counts.cumsum()
     places = (cumulative[-1] - 1) * np.asarray(ranks)
     below = np.searchsorted(cumulative, np.floor(places), side="right")
     above = np.searchsorted(cumulative, np.ceil(places), side="right")

@@ -10,8 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mri_fm.volume.brain import brain_mask
 from mri_fm.volume.canonical import Canonical, Crop, canonicalise, crop
+from mri_fm.volume.processing import Processing
 from mri_fm.volume.read import Volume, read_series, read_volume, refuse_failures
+
+AS_IT_IS = Processing()
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,14 @@ class Prepared:
     info: dict[str, str]
 
 
-def prepare_files(files: Sequence[Path], *, series: bool, max_spacing: float, reference_volume: bool = False) -> Prepared:
+def prepare_files(
+    files: Sequence[Path],
+    *,
+    series: bool,
+    max_spacing: float,
+    reference_volume: bool = False,
+    processing: Processing = AS_IT_IS,
+) -> Prepared:
     """Read one scan.
 
     Args:
@@ -41,18 +52,23 @@ def prepare_files(files: Sequence[Path], *, series: bool, max_spacing: float, re
         series: whether to read them as DICOM.
         max_spacing: mm between voxels at most.
         reference_volume: take one volume of a time or diffusion series, rather than refuse it.
+        processing: what is done to it.
 
     Raises:
         Refusal: whatever is wrong with it.
     """
     with refuse_failures():
         read = partial(read_series, list(files)) if series else partial(read_volume, files[0])
-        return prepare_volume(read(reference_volume=reference_volume), max_spacing=max_spacing)
+        volume, image = read(reference_volume=reference_volume), None if series else files[0]
+        return prepare_volume(volume, max_spacing=max_spacing, processing=processing, image=image)
 
 
-def prepare_volume(volume: Volume, *, max_spacing: float) -> Prepared:
-    """As `prepare_files`, from a volume in memory."""
+def prepare_volume(
+    volume: Volume, *, max_spacing: float, processing: Processing = AS_IT_IS, image: Path | None = None
+) -> Prepared:
+    """As `prepare_files`, from a volume in memory; `image` is its file, beside which a mask may lie."""
     with refuse_failures():
-        canonical = canonicalise(volume, max_spacing=max_spacing)
+        canonical = canonicalise(volume, max_spacing=max_spacing, process=processing.apply if processing.changes else None)
+        mask = brain_mask(processing.brain, canonical.voxels, canonical.affine, image)
         i, j, k = volume.array.shape
-        return Prepared(canonical, crop(canonical), (i, j, k), volume.affine, volume.info)
+        return Prepared(canonical, crop(canonical, mask), (i, j, k), volume.affine, volume.info)

@@ -40,6 +40,10 @@ CODES = {
     "constant": Code("every voxel has the same value", LEAVE),
     "non_finite": Code("NaN or infinite voxels inside the head, where nothing can stand in for them", "export it again"),
     "no_foreground": Code("no connected object stands out from the background", LEAVE),
+    "no_brain_mask": Code(
+        "there is no brain mask beside it on its grid, or the extraction tool gave none",
+        "put one there, or build with another --brain",
+    ),
     "non_human": Code("the header or sidecar names another species", LEAVE),
     "excluded_by_rule": Code("excluded by a rule of its data set", "see docs/datasets.md, which states the rule"),
     "duplicate": Code("the same voxels on the same grid as another input", "nothing: the other one is in the corpus"),

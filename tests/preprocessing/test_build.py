@@ -19,6 +19,7 @@ from mri_fm.data.codecs import BLOSC, LZ4, Codec
 from mri_fm.data.corpus import Corpus
 from mri_fm.data.reader import ShardReader
 from mri_fm.errors import UserError
+from mri_fm.volume.processing import Processing
 from preprocessing import tasks
 from preprocessing.build import Spec, build, summary
 from preprocessing.files import checksum
@@ -387,3 +388,32 @@ def test_names_of_duplicates_stay_known(tmp_path: Path) -> None:
     build(raw, tmp_path / "corpus", SPEC)
     row = next(row for row in manifest(tmp_path / "corpus").values() if row["scan_uid"] == "I900000")
     assert row["duplicate_uids"] == "I900099"
+
+
+def test_what_is_done_to_volumes_is_part_of_the_specification(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    image = resampled((5, 4, 4))
+    nibabel.save(image, raw / "a.nii.gz")
+    nibabel.save(resampled((5, 5, 4), seed=4), raw / "b.nii.gz")
+    mask = nibabel.Nifti1Image((np.asarray(image.dataobj) > 60).astype(np.uint8), image.affine)
+    nibabel.save(mask, raw / "a_mask.nii.gz")
+    plain = build(raw, tmp_path / "corpus")[0]
+    resampled_too = build(raw, tmp_path / "corpus", Spec(processing=Processing(n4=True, resample=5.0)))[0]
+    assert plain["spec_hash"] != resampled_too["spec_hash"]
+    assert resampled_too["spec"]["processing"] == {"brain": "foreground", "n4": True, "resample": 5.0}
+    assert all(row["spacing"] == [5.0] * 3 for row in manifest(tmp_path / "corpus").values())
+    masked = Spec(processing=Processing(brain="mask"))
+    build(raw, tmp_path / "corpus", masked)
+    assert {path: row["code"] for path, row in ledger(tmp_path / "corpus").items()} == {
+        "a.nii.gz": "",
+        "a_mask.nii.gz": "label",
+        "b.nii.gz": "no_brain_mask",
+    }
+    (row,) = manifest(tmp_path / "corpus").values()
+    assert round(row["foreground_fraction"] * np.prod(row["shape"])) == (np.asarray(image.dataobj) > 60).sum()
+    wider = nibabel.Nifti1Image((np.asarray(image.dataobj) > 20).astype(np.uint8), image.affine)
+    nibabel.save(wider, raw / "a_mask.nii.gz")  # a change of the mask is a change of the input
+    build(raw, tmp_path / "corpus", masked)
+    (row,) = manifest(tmp_path / "corpus").values()
+    assert round(row["foreground_fraction"] * np.prod(row["shape"])) == (np.asarray(image.dataobj) > 20).sum()

@@ -40,16 +40,18 @@ def test_a_pass_that_is_stopped_goes_on_where_it_was(tmp_path: Path, corpus: Pat
     monkeypatch.setattr(decisions, "SAVE_EVERY_S", -1.0)  # after each decision
     real, seen = decisions.examine, []
 
-    def stop_at_fourth(raw: str, max_spacing: float, reference_volume: bool, marked: tuple[Input, str]) -> Decision:
+    def stop_at_fourth(
+        raw: str, max_spacing: float, reference_volume: bool, marked: tuple[Input, str], **options: object
+    ) -> Decision:
         if len(seen) == 3:
             raise KeyboardInterrupt
         seen.append(marked[0].source_path)
-        return real(raw, max_spacing, reference_volume, marked)
+        return real(raw, max_spacing, reference_volume, marked, **options)
 
     monkeypatch.setattr(decisions, "examine", stop_at_fourth)
     with pytest.raises(KeyboardInterrupt):
         decide(run_here, str(raw), place, inputs, files, Spec(), knowledge)
-    monkeypatch.setattr(decisions, "examine", lambda *a: seen.append(a[-1][0].source_path) or real(*a))
+    monkeypatch.setattr(decisions, "examine", lambda *a, **o: seen.append(a[-1][0].source_path) or real(*a, **o))
     found = decide(run_here, str(raw), place, inputs, files, Spec(), knowledge)
     assert seen == [item.source_path for item in inputs] == list(found)
     assert place.children("private") == ["decisions.json", "scratch"]
