@@ -13,6 +13,7 @@ COVERED = {
     "make test": ".ci/run",
     "source .venv/bin/activate": "Makefile",
     "python -m preprocessing.build_shards": "launch/demo.py",
+    "python -m preprocessing.check": "tests/preprocessing/test_check.py",
     "python -m mri_fm.data.inspect": "tests/data/test_inspect.py",
     "python -m mri_fm.data.preview": "tests/data/test_preview.py",
     "deepspeed --num_gpus 2 train.py": "launch/demo.py",
