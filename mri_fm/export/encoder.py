@@ -25,7 +25,7 @@ from mri_fm.export.adapters.dictionaries import scan_of
 from mri_fm.export.folder import Exported, read_folder, read_weights
 from mri_fm.export.maps import scan_map, token_grid_map
 from mri_fm.export.plausible import unusual_extent
-from mri_fm.export.spec import InputScan
+from mri_fm.export.spec import InputScan, InputSpec
 from mri_fm.models.vit import VisionTransformer
 from mri_fm.volume.dicom import is_dicom
 from mri_fm.volume.prepare import Prepared, prepare_files, prepare_volume
@@ -70,7 +70,7 @@ class Encoder(nn.Module):
         scan = scan_of(scan) if isinstance(scan, Mapping) else scan
         name = "the given volume" if isinstance(scan, Volume) else os.fspath(scan)
         try:
-            prepared = _prepared(scan, spec.max_spacing)
+            prepared = _prepared(scan, spec)
         except Refusal as refusal:
             raise UserError(f"{name} is refused: {refusal}") from refusal
         if unusual := unusual_extent(prepared):
@@ -165,12 +165,12 @@ def load_encoder(folder: str | os.PathLike[str]) -> Encoder:
     return Encoder(network, exported).eval()
 
 
-def _prepared(scan: str | os.PathLike[str] | Volume, max_spacing: float) -> Prepared:
+def _prepared(scan: str | os.PathLike[str] | Volume, spec: InputSpec) -> Prepared:
     if isinstance(scan, Volume):
-        return prepare_volume(scan, max_spacing=max_spacing)
+        return prepare_volume(scan, max_spacing=spec.max_spacing, processing=spec.processing)
     path = Path(scan)
     files = _series_files(path) if path.is_dir() else [path]
-    return prepare_files(files, series=path.is_dir(), max_spacing=max_spacing)
+    return prepare_files(files, series=path.is_dir(), max_spacing=spec.max_spacing, processing=spec.processing)
 
 
 def _series_files(folder: Path) -> list[Path]:

@@ -25,6 +25,7 @@ from mri_fm.export.folder import CONFIG_FILE, MODEL_TYPE, file_sha256, write_fol
 from mri_fm.export.spec import InputSpec
 from mri_fm.models.vit import as_size3
 from mri_fm.volume.canonical import MAX_SPACING_MM
+from mri_fm.volume.processing import Processing
 
 PARTIAL = ".partial"
 
@@ -114,7 +115,10 @@ def _find_corpus(address: str, content: str, say: Callable[[str], None]) -> Corp
     try:
         corpus = Corpus.open(address, "manifest", shards=False)
     except (UserError, ResumableError) as error:
-        say(f"the model card will not describe the data: {error}; --corpus says where the corpus lies now")
+        say(
+            "the model card will not describe the data, and the encoder will take scans as a build without options does "
+            f"(--brain, --n4, --resample): {error}; --corpus says where the corpus lies now"
+        )
         return None
     if corpus.info["checksums"].get(MANIFEST_FILE, corpus.info["spec_hash"]) != content:
         raise UserError(
@@ -127,7 +131,8 @@ def _input_spec(config: Config, corpus: Corpus | None) -> InputSpec:
     built = {} if corpus is None else corpus.info["spec"]
     evaluation = dataclasses.replace(config.data.evaluation)
     max_spacing = float(built.get("max_spacing", MAX_SPACING_MM))
-    return InputSpec(as_size3(config.data.size), config.data.statistics, evaluation, max_spacing)
+    processing = Processing(**built.get("processing", {}))
+    return InputSpec(as_size3(config.data.size), config.data.statistics, evaluation, max_spacing, processing)
 
 
 def _origin(config: Config, meta: dict[str, Any], encoder: str, checkpoint: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Axes: Z, Y, X source voxels (RAS+); D, H, W depth, height, width of the input.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,8 @@ from mri_fm.data.evaluation import EvaluationConfig
 from mri_fm.data.params import SampleParams, centre_params
 from mri_fm.data.twin import augment_volume
 from mri_fm.models.patches import Size3
-from mri_fm.volume.prepare import Prepared
+from mri_fm.volume.prepare import AS_IT_IS, Prepared
+from mri_fm.volume.processing import Processing
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class InputSpec:
         statistics: percentiles and z-score over the "foreground" or the whole "volume".
         evaluation: which axis is the depth, and what of the plane across it is kept.
         max_spacing: mm between voxels at most.
+        processing: what the corpus build did to volumes: brain extraction, bias correction, resampling.
     """
 
     size: Size3
     statistics: str
     evaluation: EvaluationConfig
     max_spacing: float
+    processing: Processing = AS_IT_IS
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +85,7 @@ def spec_to_json(spec: InputSpec) -> dict[str, Any]:
         "plane": spec.evaluation.plane,
         "crop": spec.evaluation.crop,
         "max_spacing_mm": spec.max_spacing,
+        "processing": asdict(spec.processing),
     }
 
 
@@ -95,4 +99,5 @@ def spec_from_json(content: Mapping[str, Any]) -> InputSpec:
     if min(depth, height, width) < 1 or content["statistics"] not in ("foreground", "volume"):
         raise ValueError(f"size {content['size']}, statistics {content['statistics']}")
     evaluation = EvaluationConfig(plane=content["plane"], crop=content["crop"])
-    return InputSpec((depth, height, width), content["statistics"], evaluation, float(content["max_spacing_mm"]))
+    processing = Processing(**content["processing"])
+    return InputSpec((depth, height, width), content["statistics"], evaluation, float(content["max_spacing_mm"]), processing)

@@ -105,7 +105,7 @@ def _rows(
 def _read(encoder: Encoder, source: Source) -> InputScan | Refusal:
     spec = encoder.exported.spec
     try:
-        prepared = prepare_files(source.files, series=source.series, max_spacing=spec.max_spacing)
+        prepared = prepare_files(source.files, series=source.series, max_spacing=spec.max_spacing, processing=spec.processing)
     except Refusal as refusal:
         return refusal
     return InputScan(prepared, spec)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +25,13 @@ from mri_fm.engine.weights import load_objective
 from mri_fm.errors import UserError
 from mri_fm.evaluate.embed import embed
 from mri_fm.export.encoder import Encoder, load_encoder
+from mri_fm.export.run import Request, export_run
 from mri_fm.export.spec import InputScan
+from mri_fm.volume.prepare import prepare_files
+from mri_fm.volume.processing import Processing
 from mri_fm.volume.read import read_volume
+from preprocessing.build import Spec, build
+from tests.export.conftest import configure, write_run
 
 
 def scans(corpus: Path) -> dict[str, Path]:
@@ -47,6 +53,23 @@ def test_the_array_is_bitwise_that_of_corpus_and_evaluation_loader(statistics: s
         theirs = loader.fetch(number)
         assert ours[0].dtype == theirs[0].dtype == np.int16
         assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("processing", [Processing(resample=6.0), Processing(n4=True)])
+def test_scans_are_processed_as_the_corpus_was(processing: Processing, corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    shutil.copy(next(iter(scans(corpus).values())), tmp_path / "raw")
+    build(tmp_path / "raw", tmp_path / "corpus", Spec(val_fraction=0.0, processing=processing))
+    run = write_run(tmp_path / "run", configure(tmp_path / "run", tmp_path / "corpus"))
+    encoder = load_encoder(export_run(Request(run, tmp_path / "encoder")))
+    ((_, scan),) = scans(tmp_path / "corpus").items()
+    opened = Corpus.open(tmp_path / "corpus")
+    config = load_config("jepa", [f"data.corpus={tmp_path / 'corpus'}", "run.dir=x"]).data
+    payload = open_reader(opened.storage, config).read(opened.samples[0])
+    assert np.array_equal(encoder.prepare(scan).prepared.crop.voxels, payload)
+    assert np.array_equal(encoder.prepare(read_volume(scan)).prepared.crop.voxels, payload)
+    untreated = prepare_files([scan], series=False, max_spacing=6.5).crop.voxels
+    assert not np.array_equal(untreated, payload)
 
 
 def test_input_and_embedding_are_those_of_evaluation(corpus: Path, run: Path, encoder: Encoder) -> None:
