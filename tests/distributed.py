@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -22,6 +23,7 @@ def run_ranks(fn: Callable[..., Any], world: int, *args: Any, timeout: float = 1
         RuntimeError: a rank raised (its traceback is in the message), died, or did not finish within `timeout` seconds. The
             other ranks are killed.
     """
+    gc.collect()  # here, where their threads live: a DALI pipeline that a fork collects waits for threads it does not have
     context = multiprocessing.get_context("fork")
     port = free_port()
     processes, pipes = [], []
@@ -52,6 +54,7 @@ def _child(fn: Callable[..., Any], rank: int, world: int, port: int, sender: Con
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world),
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo",
     )  # fmt: skip
+    gc.freeze()  # what was inherited is not this process's to collect
     import torch
 
     torch.set_num_threads(1)

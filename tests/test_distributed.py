@@ -1,7 +1,9 @@
+import gc
 import os
 
 import pytest
 import torch.distributed as dist
+from nvidia.dali import fn, pipeline_def
 
 from tests.distributed import run_ranks
 
@@ -35,3 +37,26 @@ def test_a_hanging_rank_is_killed():
 
     with pytest.raises(RuntimeError, match="did not finish"):
         run_ranks(lambda rank: time.sleep(60), 1, timeout=0.2)
+
+
+@pipeline_def(batch_size=1, num_threads=2, device_id=None, exec_dynamic=True)
+def constant():
+    return fn.constant(fdata=1.0)
+
+
+def collect(rank: int) -> int:
+    gc.collect()
+    return rank
+
+
+def test_a_pipeline_that_nobody_holds_does_not_hang_a_rank():
+    pipeline = constant()
+    pipeline.build()
+    pipeline.run()
+    pipeline.itself = pipeline  # a cycle: it lives until it is collected
+    gc.disable()
+    try:
+        del pipeline
+        assert run_ranks(collect, 2, timeout=60) == [0, 1]
+    finally:
+        gc.enable()
