@@ -111,7 +111,7 @@ def _check_ranks(section: dict[str, Any], environment: Environment) -> None:
 
 
 def parameter_groups(
-    named: Iterable[tuple[str, nn.Parameter]], layer_decay: float = 1.0, depth: int = 0
+    named: Iterable[tuple[str, nn.Parameter]], layer_decay: float = 1.0, depth: int = 0, *, encoder: str = "student"
 ) -> list[dict[str, Any]]:
     """The trainable parameters as AdamW's groups, each with what the loop needs to set its rate and its weight decay.
 
@@ -122,6 +122,7 @@ def parameter_groups(
         named: (name, parameter) of an objective.
         layer_decay: see `layer_rate`.
         depth: blocks of the encoder.
+        encoder: what it is called in the names.
 
     Returns:
         Groups with "params", "decay" (whether they do) and "lr_scale" (a factor of the schedule's rate), highest rate first.
@@ -131,23 +132,23 @@ def parameter_groups(
         if parameter.requires_grad:
             shape = getattr(parameter, "ds_shape", parameter.shape)  # at stage 3 the parameter itself is empty
             free = len(shape) <= 1 or name.endswith("token")
-            groups.setdefault((layer_rate(name, layer_decay, depth), not free), []).append(parameter)
+            groups.setdefault((layer_rate(name, layer_decay, depth, encoder), not free), []).append(parameter)
     return [
         {"params": groups[scale, decays], "lr_scale": scale, "decay": decays, "weight_decay": 0.0}
         for scale, decays in sorted(groups, reverse=True)
     ]
 
 
-def layer_rate(name: str, layer_decay: float, depth: int) -> float:
-    """The factor of a parameter's learning rate: layer_decay^(depth + 1 - layer) in the student (BEiT, ICLR 2022, appendix).
+def layer_rate(name: str, layer_decay: float, depth: int, encoder: str) -> float:
+    """The factor of a parameter's learning rate: layer_decay^(depth + 1 - layer) in the encoder (BEiT, ICLR 2022, appendix).
 
     Layer 0 is the patch embedding with the registers, blocks are layers 1 to `depth`, the last norm is layer depth + 1. Heads
     learn at the full rate.
     """
-    if not name.startswith("student."):
+    if not name.startswith(f"{encoder}."):
         return 1.0
-    block = re.match(r"student\.blocks\.(\d+)\.", name)
-    layer = int(block[1]) + 1 if block else depth + 1 if name.startswith("student.norm.") else 0
+    block = re.match(rf"{encoder}\.blocks\.(\d+)\.", name)
+    layer = int(block[1]) + 1 if block else depth + 1 if name.startswith(f"{encoder}.norm.") else 0
     return float(layer_decay ** (depth + 1 - layer))
 
 

@@ -9,10 +9,12 @@ import copy
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mri_fm.engine.setup import parameter_groups
 from mri_fm.errors import UserError
 from mri_fm.evaluate.attentive import AttentiveProbe
 from mri_fm.evaluate.draws import Draw, drawer
@@ -111,24 +113,17 @@ def _learning(encoder: VisionTransformer, tuning: Tuning) -> Iterator[nn.Paramet
                 yield from (*update.down.parameters(), *update.up.parameters())
 
 
-def layer_rates(network: Tuned, schedule: Schedule, decay: float = LAYER_DECAY) -> list[dict[str, object]]:
-    """Parameter groups whose rate falls by `decay` for each block further from the probe (Bao et al., ICLR 2022, appendix).
-
-    Biases, norms and tokens get no weight decay.
-    """
-    depth = len(network.encoder.blocks)
-    groups: dict[tuple[int, bool], dict[str, object]] = {}
-    for name, parameter in network.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        block = re.match(r"encoder\.blocks\.(\d+)\.", name)
-        first = name.startswith(("encoder.embedding", "encoder.register", "encoder.position"))
-        below = depth - int(block[1]) if block else depth + 1 if first else 1 if name.startswith("encoder.") else 0
-        decays = parameter.ndim >= 2 and "register" not in name
-        rate, weight_decay = schedule.learning_rate * decay**below, schedule.weight_decay if decays else 0.0
-        group = groups.setdefault((below, decays), {"params": [], "lr": rate, "weight_decay": weight_decay})
-        group["params"].append(parameter)  # type: ignore[attr-defined]
-    return list(groups.values())
+def layer_rates(network: Tuned, schedule: Schedule, decay: float = LAYER_DECAY) -> list[dict[str, Any]]:
+    """AdamW's groups, as pretraining makes them: the rate falls by `decay` for each block further from the probe."""
+    groups = parameter_groups(network.named_parameters(), decay, len(network.encoder.blocks), encoder="encoder")
+    return [
+        group
+        | {
+            "lr": schedule.learning_rate * group["lr_scale"],
+            "weight_decay": schedule.weight_decay if group["decay"] else 0.0,
+        }
+        for group in groups
+    ]
 
 
 def fit_tuned(

@@ -28,6 +28,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 from mri_fm.model_config import ModelConfig
 from mri_fm.models.mlp import INIT_STD, mlp_layer
@@ -117,7 +118,7 @@ class MoE(nn.Module):
         return grouped_product(hidden_AH, self.down, end_E).index_select(0, order_A.argsort())
 
 
-@torch.compiler.disable  # which refuses the kernel in fp32
+@_disable_dynamo  # which refuses the kernel in fp32
 def grouped_product(x_AD: Tensor, weight_EDH: Tensor, end_E: Tensor) -> Tensor:
     """Rows [end_{e−1}, end_e) of x times the matrix of expert e, (A, H), by torch's grouped kernels.
 

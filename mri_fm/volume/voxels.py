@@ -94,6 +94,7 @@ class _OwningGzip(igzip.IGzipFile):
         self._file = file
 
     def close(self) -> None:
+        """Close both."""
         super().close()
         self._file.close()
 
