@@ -119,6 +119,7 @@ def test_paper_leaves_sizes_and_batch_to_the_user():
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_fast_asks_the_corpus_for_its_budget(objective):
     config = resolve(objective, "recipe=fast")
+    assert config.data.statistics == ("volume" if objective.startswith("mae") else "foreground")
     assert config.objective.token_budget == 0.0
     assert not config.objective.shared_mask
 
