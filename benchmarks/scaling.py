@@ -2,10 +2,12 @@
 
     python benchmarks/scaling.py                                             # ViT-S, jepa_vcr, 4 volumes a rank: some minutes
     python benchmarks/scaling.py --objective mae --batch 2 --rounds 21
+    python benchmarks/scaling.py --size 64 96 96 --batch 1                   # more computation a weight
 
 Each contestant meets DDP alone, in processes that hold a model for either: forward and backward pass, clipping, fused AdamW,
-the teacher's average; the engine also looks for losses and gradients that are not finite. They take turns, and who begins
-changes from round to round. CPU time of a process, mean over ranks: on two cores that others use too, wall time says little.
+the teacher's average; the engine takes the file of `ds_configs/` and also looks for losses and gradients that are not finite.
+Both keep freed memory as `train.py` has it on the CPU, which makes DDP faster too. They take turns, and who begins changes
+from round to round. CPU time of a process, mean over ranks: on two cores that others use too, wall time says little.
 Ratios are to DDP's in the same round; medians over the rounds.
 
 Prints Markdown for `benchmarks/results/scaling.md`.
@@ -35,7 +37,7 @@ from mri_fm.config import Config, load_config
 from mri_fm.engine.ema import EMA
 from mri_fm.engine.environment import Environment, read_environment, start_process_group
 from mri_fm.engine.nonfinite import NonfiniteGuard
-from mri_fm.engine.setup import build_engine, build_objective, build_optimizer
+from mri_fm.engine.setup import DEFAULT_DS_CONFIG, build_engine, build_objective, build_optimizer, read_ds_config
 from mri_fm.errors import run_main
 from mri_fm.inputs import Inputs
 
@@ -101,7 +103,8 @@ def torch_step(work: Work, *, parallel: bool) -> Callable[[], None]:
 
 def engine_step(work: Work, stage: int, environment: Environment) -> Callable[[], None]:
     """A step as `mri_fm.engine.loop` does it."""
-    engine: Any = build_engine(work.config, {"zero_optimization": {"stage": stage}}, environment)
+    sharding = read_ds_config(DEFAULT_DS_CONFIG.with_name(f"zero{stage}.json"))
+    engine: Any = build_engine(work.config, sharding, environment)
     ema, guard = EMA(engine.module.ema_pairs()), NonfiniteGuard(engine, 0, environment)
 
     def step() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import re
 import sys
 import time
@@ -17,6 +19,7 @@ from mri_fm.errors import ResumableError, UserError, exit_code
 
 _RANK_0_HEAD_START_S = 5.0
 _SLURM_FIRST_PORT, _SLURM_PORTS = 20000, 10000
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _PATIENCE = timedelta(days=7)  # a rank that is gone is missed by `Peers`, not by a collective
 Result = TypeVar("Result")
 
@@ -127,7 +130,7 @@ def _number(variables: Mapping[str, str], name: str) -> int:
 
 
 def start_process_group(environment: Environment) -> None:
-    """Join the ranks. On the CPU nothing is compiled and the cores are shared out among the node's ranks."""
+    """Join the ranks. On the CPU nothing is compiled, cores are shared out among the node's ranks, freed memory is kept."""
     import deepspeed
     import deepspeed.ops
     from deepspeed.accelerator import get_accelerator
@@ -137,9 +140,22 @@ def start_process_group(environment: Environment) -> None:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // environment.local_world))
+        keep_freed_memory()
     else:
         torch.cuda.set_device(environment.device)
     deepspeed.init_distributed(dist_backend=get_accelerator().communication_backend_name(), verbose=False)
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep the memory of freed tensors, as torch does on a GPU; another C library than glibc stays as it is.
+
+    By default glibc returns each large block to the kernel, which clears every page before it hands it out again. ZeRO takes
+    buffers as large as its gradients at each step, so this would be a fifth of the step of a small model. See mallopt(3).
+    """
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def on_rank_0(environment: Environment, work: Callable[[], Result]) -> Result:

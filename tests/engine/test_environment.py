@@ -1,11 +1,13 @@
 import os
+import platform
 import socket
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
 
-from mri_fm.engine.environment import Environment, first_host, on_rank_0, read_environment
+from mri_fm.engine.environment import Environment, first_host, on_rank_0, read_environment, start_process_group
 from mri_fm.errors import ResumableError, UserError
 from tests.distributed import run_ranks
 
@@ -53,6 +55,27 @@ def test_without_a_launcher_a_run_does_not_need_the_usual_port():
             other.bind(("0.0.0.0", 29500))
             other.listen()
         assert run_ranks(join_alone, 1) == [1]
+
+
+def free_a_tensor(rank: int, joins: bool) -> float:
+    """How much of a tensor's memory is still this process' after it was freed."""
+    if joins:
+        start_process_group(read_environment())
+    tensor = torch.ones(1 << 26)
+    before = resident()
+    size = tensor.nbytes
+    del tensor
+    return 1 - (before - resident()) / size
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps or returns memory as it likes")
+def test_ranks_on_the_cpu_keep_freed_memory():
+    assert run_ranks(free_a_tensor, 1, False)[0] < 0.1
+    assert run_ranks(free_a_tensor, 1, True)[0] > 0.9
 
 
 SRUN = {
