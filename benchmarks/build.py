@@ -101,7 +101,7 @@ def both_passes(path: Path, out: Path) -> None:
     """Decide on one input and write its shard and image, as the workers do."""
     import shutil
 
-    from preprocessing.discover import Input
+    from mri_fm.volume.discover import Input
     from preprocessing.tasks import Member, ShardTask, examine, write_task
 
     shutil.rmtree(out, ignore_errors=True)

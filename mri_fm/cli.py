@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mri_fm.errors import UserError, run_main
-from preprocessing.discover import Input, find_inputs, list_files
+from mri_fm.volume.discover import Input, find_inputs, list_files
+from mri_fm.volume.readers import FORMATS
 
 if TYPE_CHECKING:
     from mri_fm.export.encoder import Encoder
@@ -74,7 +75,7 @@ def find_scans(folder: Path, *, but: Path) -> list[Input]:
     files = {path: state for path, state in list_files(folder).items() if (folder / path).absolute() != but.absolute()}
     inputs = find_inputs(folder, files)
     if not inputs:
-        raise UserError(f"no scan in {folder}: put NIfTI, MGZ, MINC, PAR/REC or DICOM files there")
+        raise UserError(f"no scan in {folder}: put {FORMATS} or DICOM files there")
     return inputs
 
 

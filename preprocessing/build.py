@@ -27,13 +27,14 @@ from mri_fm.data.split_files import Scan
 from mri_fm.errors import UserError
 from mri_fm.volume.brain import MASK, find_mask
 from mri_fm.volume.canonical import MAX_SPACING_MM, MIN_FIELD_OF_VIEW_MM
+from mri_fm.volume.discover import Input, find_inputs
 from mri_fm.volume.prepare import AS_IT_IS
 from mri_fm.volume.processing import Processing
+from mri_fm.volume.readers import FORMATS
 from preprocessing.archive import ROOT
 from preprocessing.datasets.adapter import PHANTOM, PRETRAINING_ONLY, Knowledge
 from preprocessing.datasets.contrast import contrast_of
 from preprocessing.decisions import decide
-from preprocessing.discover import Input, find_inputs
 from preprocessing.gallery import GALLERY_SIZE, PICTURES_FILE, choose_refused
 from preprocessing.knowledge import AUTO, check_dataset, know
 from preprocessing.place import PRIVATE_DIR, SCRATCH_DIR, Folder, Place, open_place
@@ -156,7 +157,7 @@ def survey(source: Source, files: Files, secret: bytes, spec: Spec) -> tuple[lis
     with source.for_discovery(files) as folder:
         inputs = find_inputs(folder, files)
         if not inputs:
-            raise UserError(f"no scan in {source.address}: put images or DICOM files there")
+            raise UserError(f"no scan in {source.address}: put {FORMATS} or DICOM files there")
         if spec.processing.brain == MASK:
             inputs = [_with_mask(item, files) for item in inputs]
         return inputs, know(folder, files, inputs, secret, spec.dataset)

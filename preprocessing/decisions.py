@@ -10,8 +10,8 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mri_fm.volume.discover import Input, fingerprint
 from preprocessing.datasets.adapter import Knowledge
-from preprocessing.discover import Input, fingerprint
 from preprocessing.place import Place
 from preprocessing.runner import Runner
 from preprocessing.source import Files

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from mri_fm.errors import UserError
+from mri_fm.volume.discover import Input
 from preprocessing.datasets.adapter import Describe, Knowledge, Tree
 from preprocessing.datasets.registry import ADAPTERS, claim
-from preprocessing.discover import Input
 from preprocessing.labels import LABELS_FILE, apply_row, read_labels
 
 AUTO = "auto"

@@ -8,9 +8,9 @@ from typing import Any
 
 from mri_fm.data.schema import CONTRASTS, MANIFEST
 from mri_fm.errors import UserError
+from mri_fm.volume.discover import Input
 from preprocessing.datasets.adapter import KINDS, Knowledge
 from preprocessing.datasets.table import read_table
-from preprocessing.discover import Input
 
 LABELS_FILE = "labels.csv"
 KNOWN_COLUMNS = ("dataset", "subject", "session", "contrast", "kind", "base", "scan_uid")

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from mri_fm.data.storage import S3Storage, open_storage
 from mri_fm.errors import UserError
-from preprocessing.discover import Input, image_stem, is_text, list_files
+from mri_fm.volume.discover import Input, image_stem, is_text, list_files
 from preprocessing.place import is_bucket
 
 HEAD_BYTES = 1 << 17  # what discovery looks at of a file that may be DICOM or name its voxels

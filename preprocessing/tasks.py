@@ -14,13 +14,13 @@ from mri_fm.data.codecs import CODECS
 from mri_fm.data.schema import ARCHIVE_DIR, SHARD_DIR
 from mri_fm.errors import UserError
 from mri_fm.volume.canonical import Canonical, Crop
+from mri_fm.volume.discover import Input
 from mri_fm.volume.orient import to_ras
 from mri_fm.volume.prepare import AS_IT_IS, prepare_files
 from mri_fm.volume.processing import Processing
 from mri_fm.volume.read import read_series, read_volume, refuse_failures
 from mri_fm.volume.refusal import Refusal
 from preprocessing.archive import write_image
-from preprocessing.discover import Input
 from preprocessing.files import checksum
 from preprocessing.gallery import middle_slices, png_of
 from preprocessing.place import Place, open_place

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 
+from mri_fm.volume.discover import Input
 from preprocessing.datasets.adapter import Adapter, Describe, Knowledge, Tree, diagnosis, without_blanks
 from preprocessing.datasets.contrast import contrast_of
 from preprocessing.datasets.loni import person_labels, scan_pattern
 from preprocessing.datasets.table import Row
-from preprocessing.discover import Input
 
 TABLE, COLUMNS = r"Phenotypic_V1.*\.csv", ("SUB_ID", "SITE_ID", "DX_GROUP", "AGE_AT_SCAN", "SEX")
 AUTISM = {"1": "1", "2": "0"}

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mri_fm.errors import UserError
+from mri_fm.volume.discover import Input
 from preprocessing.datasets.table import Row, read_columns
-from preprocessing.discover import Input
 from preprocessing.privacy import pseudonym, public_session
 
 PHANTOM = "phantom"  # an object or a test pattern, no brain

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 
+from mri_fm.volume.discover import Input
 from preprocessing.datasets.adapter import Adapter, Describe, Knowledge, Tree, diagnosis
 from preprocessing.datasets.contrast import contrast_of
 from preprocessing.datasets.loni import metadata_files, person_labels, read_metadata, scan_pattern
-from preprocessing.discover import Input
 
 GROUPS = {"CN": "0", "MCI": "1", "AD": "2", "EMCI": "3", "LMCI": "4"}
 OTHER_GROUP = "5"

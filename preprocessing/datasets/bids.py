@@ -10,11 +10,11 @@ import sys
 from pathlib import Path, PurePosixPath
 
 from mri_fm.data.schema import MANIFEST
+from mri_fm.volume.discover import Input, image_stem
 from preprocessing.datasets.adapter import Adapter, Describe, Knowledge, Tree
 from preprocessing.datasets.contrast import contrast_of
 from preprocessing.datasets.sidecar import read_sidecar
 from preprocessing.datasets.table import MISSING_VALUES, Row, read_table
-from preprocessing.discover import Input, image_stem
 from preprocessing.privacy import public_columns, public_dataset
 
 TAKEN = {*MANIFEST.names, "kind", "base", "scan_uid", "duplicate_uids"}

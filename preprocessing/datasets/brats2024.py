@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
+from mri_fm.volume.discover import Input
 from preprocessing.datasets.adapter import Adapter, Describe, Knowledge, Tree
-from preprocessing.discover import Input
 
 CONTRASTS = {"t1n": "T1", "t1c": "T1", "t2w": "T2", "t2f": "T2"}
 

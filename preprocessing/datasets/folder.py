@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
+from mri_fm.volume.discover import Input, image_stem
 from preprocessing.datasets.adapter import Adapter, Describe, Knowledge, Tree
 from preprocessing.datasets.contrast import contrast_of
 from preprocessing.datasets.sidecar import read_sidecar
-from preprocessing.discover import Input, image_stem
 
 UNKNOWN_DATASET = "unknown"
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 
+from mri_fm.volume.discover import Input
 from preprocessing.datasets.adapter import Adapter, Describe, Knowledge, Tree
 from preprocessing.datasets.contrast import contrast_of
 from preprocessing.datasets.loni import person_labels
-from preprocessing.discover import Input
 
 TABLE, COLUMNS, FURTHER = r"IXI\.csv", ("IXI_ID",), ("SEX_ID (1=m, 2=f)", "AGE")
 

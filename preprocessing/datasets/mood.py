@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from mri_fm.volume.discover import Input
 from preprocessing.datasets.adapter import Adapter, Describe, Knowledge, Tree
-from preprocessing.discover import Input
 
 
 def open_mood(tree: Tree) -> Describe:

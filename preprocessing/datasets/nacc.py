@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 
+from mri_fm.volume.discover import Input
 from preprocessing.datasets.adapter import Adapter, Describe, IntensityRule, Knowledge, Tree, diagnosis, without_blanks
 from preprocessing.datasets.contrast import contrast_of
 from preprocessing.datasets.loni import day_in, person_labels
 from preprocessing.datasets.visits import Visit, day_number, nearest_visit, visits_by_person
-from preprocessing.discover import Input
 
 TABLE = r"investigator_nacc\d+\.csv"
 COLUMNS = ("NACCID", "NACCUDSD", "SEX", "BIRTHYR", "WEIGHT", "VISITYR", "VISITMO", "VISITDAY")

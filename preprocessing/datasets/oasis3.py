@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 
+from mri_fm.volume.discover import Input
 from preprocessing.datasets.adapter import Adapter, Describe, Knowledge, Tree, diagnosis
 from preprocessing.datasets.contrast import contrast_of
 from preprocessing.datasets.loni import person_labels
 from preprocessing.datasets.sidecar import read_sidecar
 from preprocessing.datasets.visits import Visit, nearest_visit, visits_by_person
-from preprocessing.discover import Input
 
 EXAMS, EXAM_COLUMNS = r"OASIS3_UDSb4_cdr\.csv", ("OASISID", "days_to_visit", "CDRTOT")
 PEOPLE, PEOPLE_COLUMNS = r"OASIS3_demographics\.csv", ("OASISID", "AgeatEntry", "GENDER")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 
+from mri_fm.volume.discover import Input
 from preprocessing.datasets.adapter import Adapter, Describe, Knowledge, Tree, diagnosis
 from preprocessing.datasets.contrast import contrast_of
 from preprocessing.datasets.loni import metadata_files, person_labels, read_metadata, scan_pattern
-from preprocessing.discover import Input
 
 GROUPS = {"CONTROL": "0", "PD": "1", "PRODROMAL": "2", "SWEDD": "3"}
 OTHER_GROUP = "4"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from preprocessing.discover import Input, image_stem
+from mri_fm.volume.discover import Input, image_stem
 
 
 def read_sidecar(raw: Path, item: Input) -> dict[str, str]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 
+from mri_fm.volume.discover import Input
 from preprocessing.datasets.adapter import Adapter, Describe, Knowledge, Tree, diagnosis
 from preprocessing.datasets.contrast import contrast_of
 from preprocessing.datasets.loni import person_labels
 from preprocessing.datasets.table import Row
-from preprocessing.discover import Input
 
 TABLE, COLUMNS, FURTHER = r"UCSF-PDGM-metadata.*\.csv", ("ID", "WHO CNS Grade"), ("Sex", "Age at MRI", "OS", "1-dead 0-alive")
 KEPT = re.compile(r"(T1|T1c|T2|FLAIR|DWI|ADC)(_bias)?")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from mri_fm.volume.discover import Input, find_inputs, list_files
 from preprocessing import decisions
 from preprocessing.build import Spec
 from preprocessing.decisions import decide, examine_alone
-from preprocessing.discover import Input, find_inputs, list_files
 from preprocessing.knowledge import know
 from preprocessing.place import Folder
 from preprocessing.runner import run_here

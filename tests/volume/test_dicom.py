@@ -12,9 +12,9 @@ from pydicom.uid import ImplicitVRLittleEndian
 
 from mri_fm.volume.canonical import canonicalise
 from mri_fm.volume.dicom import is_dicom, series_tags
+from mri_fm.volume.discover import find_inputs, list_files
 from mri_fm.volume.read import Volume, read_series
 from mri_fm.volume.refusal import Refusal
-from preprocessing.discover import find_inputs, list_files
 from tests.corpora import resampled
 from tests.volume.series import (
     VENDORS,

@@ -14,6 +14,9 @@ from mri_fm.volume.voxels import open_stream, sniff_codec
 READERS: tuple[ModuleType, ...] = (nrrd, mif, minc, nifti, parrec, metaimage, afni, mgh)
 """Asked in this order; those with a magic that nothing else can be mistaken for come first."""
 
+FORMATS = "NIfTI, MGZ, MINC, NRRD, MetaImage, AFNI, PAR/REC, MIF"
+"""What `READERS` read, for messages."""
+
 START_BYTES = 1024
 ECAT_MAGIC = b"MATRIX7"
 NAMES_VOXELS = (".nhdr", ".mhd", ".mih")  # headers that may name the file of their voxels

@@ -1,13 +1,14 @@
 """What counts as an input, and how it is named."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mri_fm.errors import UserError
-from preprocessing.discover import find_inputs, fingerprint, image_stem, is_text, list_files
+from mri_fm.volume.discover import find_inputs, fingerprint, image_stem, is_text, list_files
 from tests.volume.series import write_series
 
 
@@ -140,3 +141,9 @@ def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path, monkeypatch: p
 def test_image_stem(path: str, stem: str) -> None:
     assert image_stem(path) == stem
     assert not is_text(path)
+
+
+def test_the_library_finds_scans_without_the_corpus_build() -> None:
+    """`mri_fm` is the lower of the two packages."""
+    modules = (Path(__file__).parents[2] / "mri_fm").rglob("*.py")
+    assert [path for path in modules if re.search(r"^ *(from|import) preprocessing\b", path.read_text(), re.MULTILINE)] == []
