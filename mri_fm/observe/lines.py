@@ -1,9 +1,9 @@
-"""Files of one JSON object a line, which a crash may cut."""
+"""Files of one JSON object a line, which a crash may cut and a run may be appending to."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,8 +19,38 @@ def open_to_append(path: Path) -> TextIO:
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The whole lines of a file; nothing where there is none."""
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.endswith("}"):
-            yield json.loads(line)
+    if path.is_file():
+        yield from _objects(path.read_bytes().splitlines())
+
+
+class Tail:
+    """Follows a file that grows, or is written anew."""
+
+    def __init__(self, path: Path) -> None:
+        """Start before its first line; it need not be there yet."""
+        self._path, self._offset, self._inode = path, 0, 0
+
+    def read(self) -> list[dict[str, Any]]:
+        """The lines that have been ended since the last call; all of them where another file has taken its place."""
+        if not self._path.is_file():
+            return []
+        with self._path.open("rb") as file:
+            status = self._path.stat()
+            if status.st_ino != self._inode or status.st_size < self._offset:
+                self._offset, self._inode = 0, status.st_ino
+            file.seek(self._offset)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return list(_objects(whole.splitlines()))
+
+
+def _objects(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """What the lines hold, but for those that were cut."""
+    for line in lines:
+        try:
+            content = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(content, dict):
+            yield content

@@ -1,6 +1,7 @@
 """One HTML page about one run or several, from their folders alone: no account, no server, no other file.
 
     python -m mri_fm.observe.report RUN [RUN…] [--out report.html] [--gpu h100 --nodes 8 --gpus-per-node 8]
+    python -m mri_fm.observe.report RUN --live    # in the terminal while it goes on, see mri_fm.observe.live
 
 Curves in the arrangement of `mri_fm.observe.panels` (drag to zoom all of them, double click to go back), pictures, what
 differs in the configurations, starts, faults and alerts on the same axes, and with --gpu the throughput that `launch.plan`
@@ -13,6 +14,7 @@ import argparse
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -292,6 +294,19 @@ def plan(config: Config, gpu: str, nodes: int, gpus_per_node: int) -> Planned:
     )
 
 
+def _follow(folders: Sequence[Path]) -> int:
+    if len(folders) > 1:
+        raise UserError("--live follows one run: give one folder, or leave --live out to compare them on a page")
+    from rich.console import Console
+
+    from mri_fm.observe.follow import FollowedRun
+    from mri_fm.observe.live import follow
+
+    with suppress(KeyboardInterrupt):
+        follow(FollowedRun(folders[0]), Console())
+    return 0
+
+
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -300,7 +315,10 @@ def main() -> int:
     parser.add_argument("--gpu", help="show the plan for such GPUs: h100, …")
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--gpus-per-node", type=int, default=8)
+    parser.add_argument("--live", action="store_true", help="follow one run in the terminal instead; ctrl-c ends it")
     options = parser.parse_args()
+    if options.live:
+        return _follow(options.runs)
     runs = read_runs(options.runs)
     planned = plan(runs[0].config, options.gpu, options.nodes, options.gpus_per_node) if options.gpu else None
     out = options.out or options.runs[0] / "report.html"
