@@ -72,7 +72,7 @@ def dropped(bench: Bench, run: Run) -> str:
     config = config_from_yaml(bench.folder(run) / "config.yaml")
     corpus = Corpus.open(bench.corpus, "size")
     foreground_S = foreground_tokens(corpus, corpus.select("train"), config.data, as_size3(config.model.patch))
-    tokens = bench.side**3 // int(np.prod(config.model.patch))
+    tokens = int(np.prod(bench.size) // np.prod(config.model.patch))
     return f"{lost_share(foreground_S, count_kept(tokens, config.objective.token_budget)):.1%}"
 
 

@@ -34,8 +34,8 @@ from pretraining.report import (
     probes,
     table,
 )
-from pretraining.runs import Bench, Run, add_options, bench_of, build_corpus, spectral_run, train_all
-from pretraining.voxels import ABOVE_CUTOFF, BANDS, Measures, log_magnitude, relative, voxel_curve
+from pretraining.runs import Bench, Measures, Run, add_options, bench_of, build_corpus, spectral_run, train_all
+from pretraining.voxels import ABOVE_CUTOFF, BANDS, log_magnitude, relative, voxel_curve
 
 WEIGHTS = (0.0, 0.01, 0.03, 0.1, 1.0)
 TOLERANCE = 0.01

@@ -27,21 +27,31 @@ Arms = Mapping[str, Sequence[Run]]
 
 def heading(bench: Bench, arms: Arms, labels: Sequence[str]) -> str:
     """What was run, where."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    seeds = sorted({run.seed for runs in arms.values() for run in runs})
-    model = config_from_yaml(bench.folder(next(iter(arms.values()))[0]) / "config.yaml").model
     tasks = [task_of(bench, label) for label in labels]
     people = "; ".join(
         f"{task.name} " + ", ".join(f"{np.sum(task.target.labels == k)} {name}" for k, name in enumerate(task.classes))
         for task in tasks
     )
     return (
-        f"## {datetime.date.today()}, {platform.machine()} CPU, {torch.get_num_threads()} thread\n\n"
-        f"{bench.side}³ voxels, encoder {model.width} × {model.depth}, decoder {model.decoder.depth} and predictor "
-        f"{model.predictor.depth} layers, batch {bench.batch}, {bench.steps} steps, seed {', '.join(map(str, seeds))}; "
-        f"{tasks[0].units} people ({people}); {DIVISIONS} divisions into {FOLDS} folds; torch {torch.__version__}, "
-        f"commit {commit}.\n"
+        f"{setting(bench, arms)}; {tasks[0].units} people ({people}); {DIVISIONS} divisions into {FOLDS} folds; "
+        f"torch {torch.__version__}, commit {commit()}.\n"
     )
+
+
+def setting(bench: Bench, arms: Arms) -> str:
+    """Date and machine as a heading, then sizes of the network and of the runs."""
+    seeds = sorted({run.seed for runs in arms.values() for run in runs})
+    model = config_from_yaml(bench.folder(next(iter(arms.values()))[0]) / "config.yaml").model
+    return (
+        f"## {datetime.date.today()}, {platform.machine()} CPU, {torch.get_num_threads()} thread\n\n"
+        f"{'×'.join(map(str, bench.size))} voxels, encoder {model.width} × {model.depth}, decoder {model.decoder.depth} and "
+        f"predictor {model.predictor.depth} layers, batch {bench.batch}, {bench.steps} steps, seed {', '.join(map(str, seeds))}"
+    )
+
+
+def commit() -> str:
+    """The commit that is checked out."""
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

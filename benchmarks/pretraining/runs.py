@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,16 @@ from typing import Any
 from tqdm import tqdm
 
 from mri_fm.engine.publication import step_name
+from mri_fm.models.patches import Size3
 from mri_fm.observe.recorder import read_metrics
 
 ROOT = Path(__file__).parents[2]
-SMALL = "model.depth=4 model.predictor.depth=1 model.decoder.depth=1 wandb.mode=disabled observe.samples=16".split()
+Measures = dict[str, list[float]]
+"""By name, one value for each volume, batch or what the name says."""
+SMALL = (
+    *"val.batches=3 observe.samples=16 wandb.mode=disabled".split(),
+    *"model.depth=4 model.predictor.depth=1 model.decoder.depth=1".split(),
+)
 """ViT-T's width, a third of its depth and heads of one layer, so that one CPU core does a step in under a second."""
 
 
@@ -43,8 +50,9 @@ class Bench:
     out: Path
     steps: int
     batch: int
-    side: int  # voxels along each axis of the input
+    size: Size3  # voxels of the input
     checkpoints: int  # number of checkpoints, evenly spread, the last one at the end
+    words: tuple[str, ...] = SMALL
 
     @property
     def corpus(self) -> Path:
@@ -64,10 +72,11 @@ class Bench:
     def command(self, run: Run) -> list[str]:
         every = self.steps // self.checkpoints
         clocks = f"train.steps={self.steps} checkpoint.every={every} checkpoint.keep_last={self.checkpoints} log_every=5"
-        watched = f"val.every={max(1, every // 2)} val.batches=3 observe.every={every}"
-        size = ",".join([str(self.side)] * 3)
+        watched = f"val.every={max(1, every // 2)} observe.every={every}"
+        size = ",".join(map(str, self.size))
         words = [f"data.corpus={self.corpus}", f"run.dir={self.folder(run)}", f"data.size=[{size}]"]
-        words += [f"train.global_batch={self.batch}", f"seed={run.seed}", *clocks.split(), *watched.split(), *SMALL, *run.words]
+        words += [f"train.global_batch={self.batch}", f"seed={run.seed}", *clocks.split(), *watched.split()]
+        words += [*self.words, *run.words]
         return [sys.executable, str(ROOT / "train.py"), "--objective", run.objective, *words]
 
     def records(self, run: Run) -> list[dict[str, Any]]:
@@ -98,6 +107,16 @@ def _train(bench: Bench, run: Run) -> None:
         subprocess.run(bench.command(run), check=True, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
 
+def measured_once(file: Path, steps: Sequence[int], measure: Callable[[int], Measures]) -> dict[int, Measures]:
+    """`measure` at every step; what the file holds already is not computed again."""
+    known = {int(step): values for step, values in (json.loads(file.read_text()) if file.is_file() else {}).items()}
+    for step in steps:
+        if step not in known:
+            known[step] = measure(step)
+            file.write_text(json.dumps(known))
+    return {step: known[step] for step in steps}
+
+
 def spectral_run(weight: float, seed: int) -> Run:
     """`mae_spectral` at a weight; at 0 it is `mae`, with the same masks and initial weights."""
     if weight == 0:
@@ -121,4 +140,4 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def bench_of(options: argparse.Namespace) -> Bench:
     if options.steps % options.checkpoints:
         raise SystemExit(f"--steps {options.steps} does not divide by --checkpoints {options.checkpoints}")
-    return Bench(options.out.resolve(), options.steps, options.batch, options.side, options.checkpoints)
+    return Bench(options.out.resolve(), options.steps, options.batch, (options.side,) * 3, options.checkpoints)

@@ -87,14 +87,14 @@ def test_bands_share_out_all_frequencies():
 
 
 def test_truth_explains_all_variance_and_the_mean_none():
-    from pretraining.voxels import _explained
+    from pretraining.voxels import explained_variance
 
     truth = torch.randn(2, 1, 4, 6, 8, generator=torch.Generator().manual_seed(0))
     where = torch.zeros_like(truth, dtype=torch.bool)
     where[:, :, :, :3] = True
     mean = truth[:, :, :, :3].mean(dim=(1, 2, 3, 4), keepdim=True).expand_as(truth)
-    assert _explained(truth, truth, where).tolist() == [1.0, 1.0]
-    assert _explained(mean, truth, where).tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
+    assert explained_variance(truth, truth, where).tolist() == [1.0, 1.0]
+    assert explained_variance(mean, truth, where).tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
 
 
 def test_differences_of_auroc_are_paired_over_people():
