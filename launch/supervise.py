@@ -127,6 +127,14 @@ class Supervisor:
         except OSError as error:
             self.say("ranks cannot be asked", signal=number.name, reason=str(error))
 
+    def _ask_to_stop(self, told_at: float) -> float:
+        """Have them save and stop, again after a while for those that had not begun to listen; when they were last told."""
+        now = time.monotonic()
+        if now - told_at <= _AGAIN_S:
+            return told_at
+        self._ask_ranks(signal.SIGTERM)
+        return now
+
     def _start(self) -> int:
         """Run the command once; returns its exit code, 128 + n for signal n."""
         words = self._words()
@@ -182,9 +190,8 @@ class Supervisor:
             if self._asked.is_set() and asked_at is None:
                 asked_at, told_at = now, -math.inf
                 self.say("asking the ranks to save and stop")
-            if asked_at is not None and now - told_at > _AGAIN_S:  # again, for ranks that had not begun to listen
-                told_at = now
-                self._ask_ranks(signal.SIGTERM)
+            if asked_at is not None:
+                told_at = self._ask_to_stop(told_at)
             if asked_at is not None and now - asked_at > self.options.grace_s:
                 self.say("ranks did not stop in time", grace_s=self.options.grace_s)
                 return
@@ -208,10 +215,10 @@ class Supervisor:
 
     def _sweep(self, process: subprocess.Popen[bytes]) -> None:
         """End what a launcher has left: ranks outlive one that is killed, and may still save then."""
-        if process.poll() is not None and members(process.pid):
-            self._ask_ranks(signal.SIGTERM)
-            deadline = time.monotonic() + self.options.grace_s
+        if process.poll() is not None:
+            deadline, told_at = time.monotonic() + self.options.grace_s, -math.inf
             while members(process.pid) and time.monotonic() < deadline:
+                told_at = self._ask_to_stop(told_at)
                 time.sleep(_LOOK_S)
         if self.command.node is None and (process.poll() != 0 or not self.is_done()):
             self._ask_ranks(signal.SIGKILL)  # on other nodes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import random
 import socket
 import time
 import traceback
@@ -12,8 +13,11 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+_FIRST_PORT, _PORTS, _TRIES = 12_000, 20_000, 200
+_claims: list[socket.socket] = []
 
-def run_ranks(fn: Callable[..., Any], world: int, *args: Any, timeout: float = 120.0) -> list[Any]:
+
+def run_ranks(fn: Callable[..., Any], world: int, *args: Any, timeout: float = 600.0) -> list[Any]:
     """Call `fn(rank, *args)` on `world` forked processes and return their results in rank order.
 
     RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT (a free port) are set as a launcher sets them;
@@ -43,10 +47,23 @@ def run_ranks(fn: Callable[..., Any], world: int, *args: Any, timeout: float = 1
 
 
 def free_port() -> int:
-    """A TCP port of this host that nobody listens on."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
+    """A TCP port that nobody listens on, and that neither another test nor the kernel will take before this process ends.
+
+    It lies below 32768, from where on Linux gives ports to connections, and a name that only one process of a machine can hold
+    stands for it: an abstract address of a Unix socket, see unix(7).
+    """
+    for port in random.SystemRandom().sample(range(_FIRST_PORT, _FIRST_PORT + _PORTS), _TRIES):
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0mri-fm-test-port-{port}")
+            with socket.socket() as server:
+                server.bind(("", port))
+        except OSError:
+            claim.close()
+            continue
+        _claims.append(claim)
+        return port
+    raise RuntimeError("no free port")
 
 
 def _child(fn: Callable[..., Any], rank: int, world: int, port: int, sender: Connection, args: tuple[Any, ...]) -> None:

@@ -16,18 +16,17 @@ from unittest import mock
 import s3fs
 
 from mri_fm.data import schema
+from tests.distributed import free_port
 
 BUCKET = "corpora"
-_UP_WITHIN_S = 60
+_UP_WITHIN_S = 300
 
 
 class S3Server:
     """moto's server on a free port; as a context it sets the AWS_… variables and ends with it."""
 
     def __init__(self) -> None:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port = int(listener.getsockname()[1])
+        self.port = free_port()
         self.environment: Mapping[str, str] = {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
             "AWS_ACCESS_KEY_ID": "testing",
@@ -58,6 +57,7 @@ class S3Server:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
                 break
             except OSError:
+                assert self.process.poll() is None, "moto's server has ended"
                 assert time.monotonic() < until, "moto's server did not come up"
                 time.sleep(0.05)
         self.file_system().mkdir(BUCKET)

@@ -34,7 +34,7 @@ def start(command: Sequence[str | Path], log: Path, **environment: str) -> subpr
         )
 
 
-def finish(process: subprocess.Popen[bytes], log: Path, timeout: float = 240) -> tuple[int, str]:
+def finish(process: subprocess.Popen[bytes], log: Path, timeout: float = 900) -> tuple[int, str]:
     """Wait for the end; returns the exit code and all output. What is left over after the time-out is killed."""
     try:
         process.wait(timeout)
@@ -57,7 +57,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def wait_for_step(process: subprocess.Popen[bytes], run_dir: Path, step: int, timeout: float = 180) -> None:
+def wait_for_step(process: subprocess.Popen[bytes], run_dir: Path, step: int, timeout: float = 600) -> None:
     """Return once the run has logged `step`."""
     deadline = time.monotonic() + timeout
     file = run_dir / METRICS_FILE

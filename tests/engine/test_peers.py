@@ -14,13 +14,14 @@ import pytest
 import torch
 
 from mri_fm.data.watchdog import end_process
+from mri_fm.engine import peers
 from mri_fm.engine.environment import Environment
 from mri_fm.engine.peers import Heartbeats, Peers
 from mri_fm.errors import EXIT_RESUMABLE, EXIT_USER_ERROR, ResumableError, UserError
 from tests.distributed import free_port
 
 Work = Callable[[int], None]
-TIMEOUT_S = 90.0
+TIMEOUT_S = 300.0
 
 
 class Rank(NamedTuple):
@@ -54,10 +55,11 @@ def run_rank(rank: int, world: int, port: int, log: Path, work: Work, timeout_s:
 
 
 @pytest.fixture
-def start_ranks(tmp_path: Path) -> Iterator[Callable[..., list[Rank]]]:
+def start_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Rank]]]:
+    monkeypatch.setattr(peers, "_ANSWER_S", 60.0)  # however busy the machine is
     started: list[Rank] = []
 
-    def start(work: Work, world: int = 3, timeout_s: float = 60.0) -> list[Rank]:
+    def start(work: Work, world: int = 3, timeout_s: float = TIMEOUT_S) -> list[Rank]:
         port = free_port()
         for rank in range(world):
             log = tmp_path / f"rank-{rank}"
@@ -112,8 +114,10 @@ FAILURES: dict[str, tuple[Work, int, str]] = {
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_all_ranks_end_with_one_line_and_one_code(start_ranks, failure: str) -> None:
+def test_all_ranks_end_with_one_line_and_one_code(start_ranks, failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
     work, code, line = FAILURES[failure]
+    if work is failing_all:
+        monkeypatch.setattr(peers, "_GRACE_S", 60.0)  # rank 0 may come to its mistake long after the others
     codes, lines = ends(start_ranks(work))
     assert codes == [code] * 3, lines
     assert lines == [f"error: {line}"]
@@ -129,7 +133,7 @@ def test_a_bug_on_one_rank_shows_one_traceback(start_ranks) -> None:
 
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_stopped_rank_is_named(start_ranks, stopped: int) -> None:
-    ranks = start_ranks(lambda rank: time.sleep(TIMEOUT_S), world=2, timeout_s=1.0)
+    ranks = start_ranks(lambda rank: time.sleep(TIMEOUT_S), world=2, timeout_s=5.0)
     deadline = time.monotonic() + TIMEOUT_S
     while not all(rank.log.exists() and rank.log.read_text() for rank in ranks):
         assert time.monotonic() < deadline
@@ -138,12 +142,12 @@ def test_a_stopped_rank_is_named(start_ranks, stopped: int) -> None:
     code, lines = ranks[1 - stopped].end()
     assert code == EXIT_RESUMABLE, lines
     (line,) = lines[1:]
-    assert line.startswith(f"error: nothing has been heard of rank {stopped} for 1 s (data.timeout_s)")
+    assert line.startswith(f"error: nothing has been heard of rank {stopped} for 5 s (data.timeout_s)")
 
 
 @pytest.mark.parametrize("slower", [0, 1])
 def test_ranks_that_finish_at_different_times_are_not_missed(start_ranks, slower: int) -> None:
-    codes, lines = ends(start_ranks(lambda rank: time.sleep(3.0 * (rank == slower)), world=2, timeout_s=1.0))
+    codes, lines = ends(start_ranks(lambda rank: time.sleep(7.0 * (rank == slower)), world=2, timeout_s=4.0))
     assert codes == [0, 0], lines
     assert not lines
 

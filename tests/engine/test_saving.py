@@ -248,7 +248,7 @@ def test_a_kill_while_writing_takes_the_writers_along_and_leaves_the_checkpoint_
 
 def end(writer: int) -> None:
     """Let a writer go on, if it is still there, and see it end without its rank."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         status = Path(f"/proc/{writer}/stat")
         if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":

@@ -73,7 +73,7 @@ def train_rank(rank: int, config: Config, ds_config: str, stop_after: int | None
 
 
 def train(
-    config: Config, ds_config: str = "zero1.json", world: int = 2, stop_after: int | None = None, timeout: float = 120.0
+    config: Config, ds_config: str = "zero1.json", world: int = 2, stop_after: int | None = None, timeout: float = 600.0
 ) -> list[float]:
     codes = run_ranks(train_rank, world, config, ds_config, stop_after, timeout=timeout)
     assert codes == [EXIT_DONE] * world

@@ -94,6 +94,6 @@ verification._verify_share(corpus, Environment(0, 1, 0, 1), 1.0)
 
 
 def test_a_read_that_blocks_ends_the_rank(corpus: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", BLOCKED, str(corpus)], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", BLOCKED, str(corpus)], capture_output=True, text=True, timeout=600)
     assert done.returncode == EXIT_RESUMABLE, done.stderr
     assert "has been reading shard train-000000.tar for" in done.stderr

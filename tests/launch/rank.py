@@ -10,8 +10,9 @@ from mri_fm.engine.relay import Relay
 
 run, scenario = Path(sys.argv[1]), sys.argv[2].split(",")
 start = len(list(run.glob("start-*")))
-(run / f"start-{start}").write_text(" ".join(sys.argv))
 asked: list[int] = []
+signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))  # before anybody can see that it has started
+(run / f"start-{start}").write_text(" ".join(sys.argv))
 
 
 def save(step: int) -> None:
@@ -21,7 +22,6 @@ def save(step: int) -> None:
 
 
 def work_until_asked() -> None:
-    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     while not asked:
         time.sleep(0.05)
     save(5)
@@ -45,10 +45,13 @@ match scenario[min(start, len(scenario) - 1)]:
         sys.exit(75)
     case "hang":
         with Relay(run, 0):
+            (run / "metrics.jsonl").write_text(f'{{"step": {start}}}')  # from here on --hang-s counts
             time.sleep(1000)
     case "orphan":
+        launcher = os.getpid()
         if os.fork():
-            os.kill(os.getpid(), signal.SIGKILL)
+            signal.pause()  # until the rank listens and kills its launcher
         with Relay(run, 0):
+            os.kill(launcher, signal.SIGKILL)
             work_until_asked()
             (run / "orphan-saved").touch()

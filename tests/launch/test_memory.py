@@ -33,7 +33,7 @@ OTHERS = [
 def test_predicted_bytes_are_those_of_the_tensors(objective, precision, words):
     config = load_config(objective, [*WORDS, *words, f"train.precision={precision}"])
     micro = trace(config, 2, precision)
-    for sharding, counted in zip(SHARDINGS, run_ranks(count_rank, 2, config, SHARDINGS, timeout=400)[0], strict=True):
+    for sharding, counted in zip(SHARDINGS, run_ranks(count_rank, 2, config, SHARDINGS)[0], strict=True):
         predicted = memory(micro, Zero.of(sharding), world=2, precision=precision, accumulation=1)
         for name, held in counted.items():
             assert getattr(predicted, name) == pytest.approx(held, rel=0.05), (sharding, name)

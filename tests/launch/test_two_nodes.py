@@ -101,7 +101,7 @@ def test_a_run_goes_on_without_a_node_that_is_gone(nodes, by_ssh, corpus, tmp_pa
     process = start(nodes.command(0, [*supervise, *launcher, *words]), tmp_path / "log-2", **environment)
     wait_for_step(process, tmp_path / "run", 5)
     nodes.cut()
-    code, output = finish(process, tmp_path / "log-2", timeout=400)
+    code, output = finish(process, tmp_path / "log-2")
     assert code == 0, output
     assert "supervise: without a node host=10.77.0.2" in output
     assert read_meta(find_checkpoint(tmp_path / "run"))["world"] == 1

@@ -42,7 +42,7 @@ def test_the_caller_never_waits_for_a_picture(tmp_path, caplog, monkeypatch):
             drawer.draw(step, ARRAYS)
     assert [record.args[0] for record in caplog.records] == [WAITING + 1, WAITING + 2]
     drawer.close(patience=0.2)
-    assert drawer._process.wait(10) != 0
+    assert drawer._process.wait(300) != 0
     assert drawer.drawn() == []
 
 

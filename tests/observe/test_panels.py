@@ -92,6 +92,6 @@ def test_a_server_that_cannot_be_reached_is_one_line():
         "WANDB_BASE_URL": f"http://127.0.0.1:{free_port()}", "WANDB_API_KEY": "0" * 40, "WANDB_HTTP_TIMEOUT": "1",
     }  # fmt: skip
     command = [sys.executable, "-m", "mri_fm.observe.dashboard", "--entity", "lab", "--project", "brains"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: W&B did not take the workspace")

@@ -114,7 +114,7 @@ def test_silence_is_told_once(monkeypatch):
     heard: queue.Queue[float] = queue.Queue()
     silence = Silence(2.0, heard.put)
     silence.end()
-    assert heard.get(timeout=30) >= 0.05
+    assert heard.get(timeout=300) >= 0.05
     silence.close()
     assert heard.empty()
     off = Silence(0.0, heard.put)

@@ -19,7 +19,7 @@ from preprocessing.report import draw_report
 from tests.corpora import SPEC
 from tests.preprocessing.test_build import contents, ledger
 
-LIMIT_S = 300
+LIMIT_S = 900
 OPTIONS = ("--val-fraction", "0.3", "--shard-bytes", "4e5")
 KEY = "5" * 64
 

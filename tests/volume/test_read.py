@@ -18,6 +18,7 @@ from mri_fm.volume.read import read_volume
 from mri_fm.volume.refusal import CODES, Refusal
 
 SAMPLES = Path(nibabel.__file__).parent / "tests" / "data"
+REUSED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]  # each example writes over the one before
 AFFINE = np.array([[-2.0, 0.1, 0, 30], [0, 3.0, -0.2, -40], [0.3, 0, 4.0, 5], [0, 0, 0, 1]])
 
 
@@ -135,7 +136,7 @@ def test_a_changed_byte_inside_gzip_is_noticed(tmp_path: Path) -> None:
     assert code_of(tmp_path / "b.nii.gz") == "not_readable"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=REUSED)
 @given(cut=st.floats(0, 0.999), name=st.sampled_from(["a.nii", "a.nii.gz", "a.mgz", "a.mgh"]))
 def test_any_cut_is_a_refusal(tmp_path: Path, cut: float, name: str) -> None:
     kind = nibabel.MGHImage if ".mg" in name else nibabel.Nifti1Image
@@ -146,7 +147,7 @@ def test_any_cut_is_a_refusal(tmp_path: Path, cut: float, name: str) -> None:
     assert code_of(tmp_path / name) in ("truncated", "not_readable")
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=REUSED)
 @given(content=st.binary(max_size=600), suffix=st.sampled_from([".nii", ".nii.gz", ".mgz", ".mnc", ".PAR", ".hdr", ".pdf", ""]))
 def test_any_bytes_are_a_refusal(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
@@ -154,7 +155,7 @@ def test_any_bytes_are_a_refusal(tmp_path: Path, content: bytes, suffix: str) ->
     code_of(path)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=REUSED)
 @given(position=st.integers(0, 347), value=st.integers(0, 255))
 def test_any_changed_header_byte_is_read_or_refused(tmp_path: Path, position: int, value: int) -> None:
     content = bytearray(nibabel.Nifti1Image(voxels(), AFFINE).to_bytes())
