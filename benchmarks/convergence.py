@@ -5,7 +5,7 @@
 
 The corpus is built and the runs are made by the real commands. Arms: `recipe=paper`; the default; the default with token
 budgets of 60 % and 45 % (`jepa_vcr` then takes statistics over all tokens, since their slots are not aligned); for MAE also
-"volume", the default with the paper's z-score over the whole crop, without and with a budget, to tell the two apart. Every
+"volume", the default with the paper's z-score over the whole crop, without and with the budgets, to tell the two apart. Every
 checkpoint, and the network before its first step, is probed as `python -m mri_fm.evaluate` does it: linear probes on
 mean-pooled tokens, folds disjoint by subject, all choices made inside the training part of a fold; here over several divisions
 into folds.
@@ -61,9 +61,11 @@ def arms_of(objective: str, seeds: list[int]) -> dict[str, list[Run]]:
         words = (f"objective.token_budget={share}", *pooled, *weight)
         arms[name] = [Run(objective, f"budget{share:g}", words, seed) for seed in seeds]
     if objective.startswith("mae"):
-        for suffix, budget in {"": (), "-budget0.6": ("objective.token_budget=0.6",)}.items():
-            words = ("data.statistics=volume", *budget, *weight)
-            arms["volume, 60 %" if budget else "volume"] = [Run(objective, f"volume{suffix}", words, seed) for seed in seeds]
+        whole_crop = ("data.statistics=volume", *weight)
+        arms["volume"] = [Run(objective, "volume", whole_crop, seed) for seed in seeds]
+        for name, share in SHARES.items():
+            words = ("data.statistics=volume", f"objective.token_budget={share}", *weight)
+            arms[f"volume, {name}"] = [Run(objective, f"volume-budget{share:g}", words, seed) for seed in seeds]
     return {"paper": arms.pop("paper"), "default": plain, **arms}
 
 
