@@ -2,7 +2,8 @@
 
 For some volumes of the training split: the un-augmented centre crop beside one input of every kind of augmentation, each
 switched on alone at the strength that the configuration gives it, then inputs as the configuration makes them. Pictures come
-from the training loader itself; parameters stand beside them.
+from the training loader itself; parameters stand beside them. A volume that cannot be read is named, with the reason and with
+what is served in its place.
 
 Axes: D, H, W depth, height, width of an input.
 """
@@ -30,8 +31,9 @@ from mri_fm.data.params import SampleParams
 from mri_fm.data.plan import plan_training
 from mri_fm.data.positions import row_of
 from mri_fm.data.reader import open_reader
+from mri_fm.data.skips import Skip
 from mri_fm.errors import UserError, run_main
-from mri_fm.observe.page import figure_address, html_page
+from mri_fm.observe.page import figure_address, html_page, html_table
 
 _CPU = torch.device("cpu")
 _ANATOMY = ("axial", "coronal", "sagittal")  # slices across z, y, x
@@ -49,12 +51,13 @@ body { max-width: 1500px } h3 { margin: 1.4em 0 .2em } .row { display: flex; gap
 
 @dataclass(frozen=True)
 class Shown:
-    """One input with what it was made by."""
+    """One input with what it was made by, and the samples that were to be served at its position and could not be read."""
 
     volume_DHW: Tensor
     spacing: tuple[float, ...]
     sample: Sample
     parameters: tuple[str, ...]
+    skips: tuple[Skip, ...] = ()
 
 
 def switched_on_alone(given: AugmentConfig) -> Iterator[tuple[str, bool, AugmentConfig]]:
@@ -75,23 +78,25 @@ def preview_html(corpus: Corpus, config: Config, count: int) -> str:
     """The page for the first `count` volumes of the training split.
 
     Raises:
-        UserError: no such volumes, or ones that cannot be read.
+        UserError: no such volumes, or none that can be read.
     """
     samples = corpus.select("train", config.data.contrasts)[:count]
     data = dataclasses.replace(config.data, views=1, session_contrasts=0, mixture={}, curriculum=[], workers=0)
     plain = _centre_crops(corpus, samples, data)
     kinds = list(switched_on_alone(data.augment))
-    blocks = []
+    blocks, every = [], []
     for name, on, augment in tqdm(kinds, desc="preview", unit="kind", leave=False):
         shown = _inputs(corpus, samples, dataclasses.replace(data, augment=augment), config.seed, steps=1)
         blocks.append(f"<h3>{escape(name)}{'' if on else ' (off in this configuration)'}</h3>{_rows(shown, plain)}")
+        every += shown
     viewed = dataclasses.replace(data, views=config.data.views)
-    together = _rows(_inputs(corpus, samples, viewed, config.seed, steps=_TOGETHER), plain)
+    together = _inputs(corpus, samples, viewed, config.seed, steps=_TOGETHER)
     size = " × ".join(map(str, data.size))
     head = f"""<h1>Inputs of {size} voxels</h1><p class="note">Left in every row the centre crop as an evaluation sees it, right
 an input for training: slices through the middle across depth, height and width, in the same grey window.</p>"""
     alone = f"<h2>Each kind alone</h2>{''.join(blocks)}"
-    return html_page("Augmentation", f"{head}{alone}<h2>As configured</h2>{together}", _STYLE)
+    body = f"{head}{_replacements([*every, *together])}{alone}<h2>As configured</h2>{_rows(together, plain)}"
+    return html_page("Augmentation", body, _STYLE)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -115,7 +120,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _centre_crops(corpus: Corpus, samples: list[Sample], data: DataConfig) -> dict[str, Shown]:
-    (batch,) = evaluation_batches(corpus, samples, data, batch_size=len(samples), device=_CPU)
+    """By key; of a sample that cannot be read it is all zeros, and nothing asks for it."""
+    (batch,) = evaluation_batches(corpus, samples, data, batch_size=len(samples), device=_CPU, strict=False)
     return {sample.key: _shown(batch, place, sample, ()) for place, sample in enumerate(samples)}
 
 
@@ -128,9 +134,11 @@ def _inputs(corpus: Corpus, samples: list[Sample], data: DataConfig, seed: int, 
     for batch in (next(loader) for _ in range(steps)):
         for place, (row, key) in enumerate(zip(batch.positions_B.tolist(), batch.keys, strict=True)):
             params = plan.params(row, by_key[key], reader.read(by_key[key]))
-            view = (f"view {row_of(row).view + 1} of {data.views}",) if data.views > 1 else ()
+            position, _, view_number = row_of(row)
+            view = (f"view {view_number + 1} of {data.views}",) if data.views > 1 else ()
             described = (*view, *describe_params(params, data.augment.rician), *describe_artefacts(plan.artefacts(row)))
-            shown.append(_shown(batch, place, by_key[key], described))
+            skips = tuple(skip for skip in batch.skips if skip.position == position)
+            shown.append(dataclasses.replace(_shown(batch, place, by_key[key], described), skips=skips))
     loader.close()
     reader.close()
     return sorted(shown, key=lambda one: one.sample.key)
@@ -177,6 +185,19 @@ def describe_artefacts(artefacts: Artefacts) -> Iterator[str]:
         yield f"resolution along {along[anisotropy.axis]} coarser by {anisotropy.factor:.1f}"
 
 
+def _replacements(shown: Sequence[Shown]) -> str:
+    """A warning with a table of the samples that could not be read; nothing if all could."""
+    instead: dict[tuple[str, str, str], set[str]] = {}
+    for one in shown:
+        for skip in one.skips:
+            instead.setdefault((skip.key, skip.shard, skip.reason), set()).add(one.sample.key)
+    if not instead:
+        return ""
+    rows = [[*bad, ", ".join(sorted(served))] for bad, served in sorted(instead.items())]
+    words = f"Cannot be read: {len(rows)} of these volumes. Training replaces each and counts it against data.skip_budget."
+    return f'<p class="warn">{words}</p>{html_table(["sample", "shard", "reason", "replaced by"], rows)}'
+
+
 def _rows(shown: Sequence[Shown], plain: dict[str, Shown]) -> str:
     return "".join(_row(plain[one.sample.key], one) for one in shown)
 
@@ -184,7 +205,8 @@ def _rows(shown: Sequence[Shown], plain: dict[str, Shown]) -> str:
 def _row(plain: Shown, shown: Shown) -> str:
     name = f"{shown.sample.key}, {shown.sample.contrast}"
     address = figure_address(_figure(plain, shown), dpi=60)
-    words = "<br>".join(escape(words) for words in (name, *shown.parameters))
+    replaced = (f"in place of {skip}" for skip in shown.skips)
+    words = "<br>".join(escape(words) for words in (name, *replaced, *shown.parameters))
     return f'<div class="row"><img alt="{escape(name)}" src="{address}"><p>{words}</p></div>'
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from mri_fm.config import ArtefactConfig, AugmentConfig
 from mri_fm.data.artefacts import draw_artefacts
+from mri_fm.data.corpus import Corpus
 from mri_fm.data.preview import describe_artefacts, main, switched_on_alone
 from mri_fm.errors import UserError
 
@@ -28,6 +29,26 @@ def test_the_page_shows_every_kind_alone_and_all_together(
     assert "preview: " in err  # the progress bar
     for words in (r"rotation [+-]\d\.\d°", r"gamma \d\.\d", "flipped left to right", r"ghosting along", r"blur \d\.\d+ mm"):
         assert re.search(words, page)
+
+
+def test_a_volume_that_cannot_be_read_is_named_with_its_replacement(own_ellipsoids: Path, tmp_path: Path) -> None:
+    bad, good = Corpus.open(own_ellipsoids).select("train")[:2]
+    with Path(bad.shard).open("r+b") as file:
+        file.seek(bad.offset + 50)
+        file.write(b"\xff" * 9)
+    words = ["data.size=[8,16,16]"]
+    main(["--corpus", str(own_ellipsoids), "--out", str(tmp_path), "--samples", "2", *words])
+    page = (tmp_path / "preview.html").read_text()
+    assert "Cannot be read: 1 of these volumes" in page
+    (cells,) = re.findall(r"<tr>(<td>.*?)</tr>", page)
+    key, shard, reason, replacement = re.findall(r"<td>(.*?)</td>", cells)
+    assert (key, shard, replacement) == (bad.key, bad.shard.name, good.key)
+    assert "checksum differs" in reason
+    rows = re.findall(r'alt="(\w+), \w+".*?<p>(.*?)</p>', page)
+    assert {key for key, _ in rows} == {good.key}  # what is shown is what was served
+    replaced = [f"in place of {bad.key} in {bad.shard.name} (" in described for _, described in rows]
+    assert sum(replaced) == len(KINDS) + 3  # as often as the sampler drew it
+    assert len(rows) == 2 * (len(KINDS) + 3)
 
 
 def test_each_kind_alone_changes_nothing_else() -> None:
