@@ -5,7 +5,6 @@ The scans are linked into one raw folder with a labels.csv that names them, and 
 
 from __future__ import annotations
 
-import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -66,5 +65,7 @@ def _link(scans: dict[Scan, Path], raw: Path) -> None:
 
 
 def _write(path: Path, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    with path.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    """A table; one that says the same stays as it is, so that the corpus is up to date."""
+    text = "".join(",".join(row) + "\n" for row in [header, *rows])
+    if not path.is_file() or path.read_text() != text:
+        path.write_text(text)

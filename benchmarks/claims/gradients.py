@@ -21,7 +21,7 @@ PARTS = ("encoder", "decoder")
 Gradients = dict[str, dict[str, Tensor]]
 """By loss and part of the network, (P,)."""
 Pulls = dict[str, list[float]]
-"""One value for each batch, by `ratio` and `cosine` of a mode and a part; `agreement` one less."""
+"""One value for each batch, by `ratio` and `cosine` of a mode and a part; `agreement` has one less."""
 
 
 def ratio(mode: str, part: str) -> str:
@@ -72,7 +72,7 @@ def cosine_of(a_P: Tensor, b_P: Tensor) -> float:
 def pulls(objective: MAESpectral, batches: Iterable[Inputs]) -> Pulls:
     """Ratios and cosines of every mode and part, batch by batch."""
     parts = {"encoder": objective.student, "decoder": objective.decoder}
-    found: Pulls = {}
+    found: Pulls = {agreement(part): [] for part in parts}
     before: dict[str, Tensor] = {}
     for batch in batches:
         gradients = gradients_of(losses_of(objective, batch), parts)
@@ -82,6 +82,6 @@ def pulls(objective: MAESpectral, batches: Iterable[Inputs]) -> Pulls:
                 found.setdefault(ratio(mode, part), []).append(float(of_mode[part].norm() / voxels[part].norm()))
                 found.setdefault(cosine(mode, part), []).append(cosine_of(of_mode[part], voxels[part]))
         for part, gradient in before.items():
-            found.setdefault(agreement(part), []).append(cosine_of(gradient, voxels[part]))
+            found[agreement(part)].append(cosine_of(gradient, voxels[part]))
         before = voxels
     return found

@@ -31,7 +31,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from pretraining.report import table  # noqa: E402
+from pretraining.report import mean_and_std, table  # noqa: E402
 
 from claims.heads import load_heads  # noqa: E402
 from claims.reconstructions import NAMES, Case, Dose, reconstruct  # noqa: E402
@@ -90,11 +90,6 @@ def pull_all(cases: list[Case]) -> dict[str, dict[str, list[tuple[float, float]]
     return pulled
 
 
-def spread(values: list[float] | np.ndarray) -> str:
-    """Mean, and the standard deviation in parentheses."""
-    return f"{np.mean(values):.3g} ({np.std(values):.1g})"
-
-
 def over_smooth(values: dict[str, list[float]], name: str) -> np.ndarray:
     """A reconstruction's loss over the smooth one's, case by case."""
     return np.array(values[name]) / np.array(values["smooth"])
@@ -134,13 +129,13 @@ def report(by_dose: dict[Dose, Scores], pulled: dict[str, dict[str, list[tuple[f
     """Print the tables."""
     for dose, scores in by_dose.items():
         rows = [
-            [mode, spread(values["smooth"]), *(spread(over_smooth(values, name)) for name in NAMES[2:])]
+            [mode, mean_and_std(values["smooth"]), *(mean_and_std(over_smooth(values, name)) for name in NAMES[2:])]
             for mode, values in scores.items()
         ]
         print(f"{dose}:\n")
         print(table(["loss", "smooth", *(f"{name} / smooth" for name in NAMES[2:])], rows))
     for number, what in enumerate(("gradient, over the voxel error's", "cosine with the voxel error's gradient")):
-        rows = [[mode, *(spread([p[number] for p in by[name]]) for name in PULLS)] for mode, by in pulled.items()]
+        rows = [[mode, *(mean_and_std([p[number] for p in by[name]]) for name in PULLS)] for mode, by in pulled.items()]
         print(table([what, *PULLS], rows))
 
 

@@ -18,10 +18,24 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import torch  # noqa: E402
+from pretraining.report import commit, finished_arms, setting  # noqa: E402
 from pretraining.runs import Bench, Run, train_all  # noqa: E402
+from tqdm import tqdm  # noqa: E402
 
 from claims.corpus import build_corpus  # noqa: E402
 from claims.design import FULL, SHORT, Scale, jepa_arms, mae_arms, published_momentum  # noqa: E402
+from claims.measures import jepa_curve, mae_curve  # noqa: E402
+from claims.tables import (  # noqa: E402
+    Curves,
+    at,
+    gradient_table,
+    reconstruction_table,
+    spread_table,
+    vcr_sentences,
+    weight_sentence,
+)
+from claims.training_figure import draw  # noqa: E402
 
 
 def order(scale: Scale, claims: Sequence[int]) -> list[Run]:
@@ -43,6 +57,37 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def curves_of(bench: Bench, scale: Scale) -> tuple[Curves, Curves]:
+    """The measures of both claims' arms, of the seeds under which all arms of a claim are finished."""
+    mae = {
+        arm: [mae_curve(bench, run) for run in tqdm(runs, desc=f"measure {arm}", unit="run")]
+        for arm, runs in finished_arms(bench, mae_arms(scale)).items()
+    }
+    jepa_runs = finished_arms(bench, jepa_arms(scale))
+    further = {arm: runs for arm, runs in published_momentum(scale).items() if all(map(bench.finished, runs))}
+    jepa = {
+        arm: [jepa_curve(bench, run, scale.views) for run in tqdm(runs, desc=f"measure {arm}", unit="run")]
+        for arm, runs in (jepa_runs | (further if jepa_runs else {})).items()
+    }
+    return mae, jepa
+
+
+def report(bench: Bench, scale: Scale, mae: Curves, jepa: Curves) -> None:
+    """Print the tables and what the rules say."""
+    arms = {arm: runs for arm, runs in (mae_arms(scale) | jepa_arms(scale)).items() if arm in mae | jepa}
+    kept = {arm: runs[: len((mae | jepa)[arm])] for arm, runs in arms.items()}
+    print(f"{setting(bench, kept)}; {scale.views} views; torch {torch.__version__}, measured under commit {commit()}.\n")
+    steps = [0, *bench.checkpoint_steps]
+    if mae:
+        print(gradient_table(mae, steps))
+        print(reconstruction_table(at(mae, bench.steps)))
+        print(weight_sentence(at(mae, bench.steps)))
+    if jepa:
+        last = {"random": [run[0] for run in jepa["jepa"]], **at(jepa, bench.steps)}
+        print(spread_table(last))
+        print(vcr_sentences(last))
+
+
 def main() -> int:
     """The command line."""
     options = parse()
@@ -50,6 +95,12 @@ def main() -> int:
     bench: Bench = scale.bench(options.out)
     build_corpus(options.bids, bench.out, heads=scale.heads)
     train_all(bench, order(scale, options.claims), options.minutes)
+    mae, jepa = curves_of(bench, scale)
+    if not mae and not jepa:
+        print("no claim has all its arms finished under any seed yet: start again, what is finished is kept")
+        return 0
+    report(bench, scale, mae, jepa)
+    draw(mae, jepa, options.figures / "claims-training.png")
     return 0
 
 

@@ -59,6 +59,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
+def mean_and_std(values: Sequence[float] | np.ndarray, digits: str = ".3g") -> str:
+    """Mean, and the standard deviation in parentheses."""
+    return f"{np.mean(values):{digits}} ({np.std(values):.1g})"
+
+
 def probes(bench: Bench, arms: Arms, labels: Sequence[str]) -> dict[str, list[Scores]]:
     """The scores of each arm's runs."""
     return {arm: [probe_curve(bench, run, labels) for run in runs] for arm, runs in arms.items()}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +146,70 @@ def test_the_same_people_are_always_held_out():
     others = [(f"p{k}", f"p{k}_T1w") for k in range(7)]
     assert choose_held_out([*others, *fixed[:3]], fixed) == fixed[:3]
     assert choose_held_out(others, fixed) == others[::3]
+
+
+def measures(**values: float) -> dict[str, list[float]]:
+    return {name.replace("_views_", " views "): [value] for name, value in values.items()}
+
+
+@pytest.mark.parametrize(
+    ("cosines", "said"),
+    [([-0.3, -0.2], "interferes"), ([-0.3, 0.05], "orthogonal"), ([0.2, 0.3], "helps"), ([-0.01, -0.02], "orthogonal")],
+)
+def test_a_direction_must_be_clear_and_the_same_in_every_seed(cosines, said):
+    from claims.verdicts import direction
+
+    assert direction(np.array(cosines)) == said
+
+
+def reconstruction(error: float, level: float) -> list[dict[str, list[float]]]:
+    """Two seeds with an error and a power ratio of all bands."""
+    from claims.measures import correlation, power
+    from claims.power import BANDS
+
+    bands = {name(band): [level] for band in range(len(BANDS)) for name in (power, correlation)}
+    return [{"voxel_error": [error]} | bands for _ in "ab"]
+
+
+@pytest.mark.parametrize(
+    ("error", "level", "weight"),
+    [
+        ((1.0, 1.005, 1.009, 2.0), (0.2, 0.3, 0.4, 1.0), 0.1),
+        ((1.0, 1.005, 1.02, 2.0), (0.2, 0.3, 0.4, 1.0), 0.01),
+        ((1.0, 1.005, 1.005, 1.0), (0.2, 0.3, 6.0, 0.1), 0.01),  # six times too much is further off than a fifth
+        ((1.0, 1.02, 1.02, 2.0), (0.2, 0.3, 0.4, 1.0), 0.01),  # none: the published one
+    ],
+)
+def test_the_largest_weight_that_costs_no_voxels_and_restores_power_is_recommended(error, level, weight):
+    from claims.design import WEIGHTS
+    from claims.verdicts import recommended_weight
+
+    last = {w: reconstruction(e, power) for w, e, power in zip(WEIGHTS, error, level, strict=True)}
+    assert recommended_weight(last) == weight
+
+
+def test_collapse_and_the_pilots_finding_are_asked_of_every_seed():
+    from claims.verdicts import collapsed, pilot_holds
+
+    def features(rank: float, std: float) -> dict[str, list[float]]:
+        return measures(teacher_views_effective_rank=rank, teacher_views_std=std)
+
+    random = [features(10, 1), features(10, 1)]
+    low, narrow, good = ([features(*values)] * 2 for values in ((4, 1), (10, 0.4), (12, 2)))
+    assert collapsed(low, random)
+    assert collapsed(narrow, random)
+    assert not collapsed([low[0], good[0]], random)
+    assert pilot_holds(low, good, random, "effective_rank")
+    assert not pilot_holds([low[0], good[0]], good, random, "effective_rank")
+    assert not pilot_holds(low, narrow, random, "effective_rank")
+
+
+@pytest.mark.slow
+def test_the_short_form_goes_through_and_does_nothing_twice(tmp_path):
+    words = ["--short", "--out", str(tmp_path / "out"), "--figures", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks.claims.training", *words]
+    first, again = (subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT) for _ in "ab")
+    tables = [[line for line in run.stdout.splitlines() if line.startswith("| ")] for run in (first, again)]
+    assert tables[0] == tables[1]
+    assert len(tables[0]) > 8
+    assert (tmp_path / "claims-training.png").is_file()
