@@ -41,6 +41,7 @@ class Stream(IntEnum):
     CROP = 15
     ARTEFACT = 16
     SPLIT = 17
+    SIGNAL = 18
 
 
 def generator(seed: int, stream: Stream, position: int) -> np.random.Generator:
