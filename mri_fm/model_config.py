@@ -31,7 +31,7 @@ class ModelConfig:
     heads: int = 3
     mlp_ratio: float = 4.0
     patch: list[int] = field(default_factory=lambda: [8, 8, 8])  # voxels along z, y, x
-    position: str = "sincos"  # sincos (added once), rope (turns queries and keys in every layer, of the heads too)
+    position: str = "sincos"  # sincos (added once), rope (turns queries and keys in every layer, of the heads too), learned
     rope_base: float = 100.0  # of the frequencies of rope
     rope_spacing: bool = False  # rope counts in millimetres of each volume instead of in patches
     registers: int = 0  # learned tokens beside the patches, in the encoder alone
@@ -50,7 +50,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check what types cannot."""
-        for key, allowed in {"position": ("sincos", "rope"), "mlp": ("gelu", "swiglu")}.items():
+        for key, allowed in {"position": ("sincos", "rope", "learned"), "mlp": ("gelu", "swiglu")}.items():
             if getattr(self, key) not in allowed:
                 raise UserError(f"model.{key}={getattr(self, key)} is not one of {', '.join(allowed)}")
         ranges = {

@@ -19,6 +19,7 @@ class TrainConfig:
     clip: float = 1.0  # largest gradient norm; 0: no clipping
     checkpoint_activations: bool = False  # run blocks again in the backward pass instead of keeping what they computed
     compile: bool = False  # torch.compile of each block
+    init_from: str | None = None  # a safetensors file with the encoder to start from: docs/models.md
     nonfinite_budget: int = 0  # steps that may be left out, as their loss or gradient is not finite, before the run stops
 
 

@@ -20,9 +20,11 @@ import xxhash
 from mri_fm.config import config_from_yaml, load_config
 from mri_fm.data.corpus import Corpus
 from mri_fm.data.loader import TrainLoader, evaluation_batches
+from mri_fm.engine.initial import read_initial
 from mri_fm.engine.publication import CHECKSUM_FILE
 from mri_fm.engine.weights import load_objective
 from mri_fm.errors import UserError
+from mri_fm.model_config import ModelConfig
 from mri_fm.volume.read import read_volume
 from mri_fm.volume.refusal import Refusal
 from tests.export.conftest import configure, write_run
@@ -141,6 +143,13 @@ def test_a_pickle_is_not_loaded_even_with_checksums_that_match(run: Path, tmp_pa
         (weights.parent / CHECKSUM_FILE).write_text(json.dumps(sums))
         with pytest.raises(UserError, match="is no safetensors file"):
             load_objective(run)
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_pickle_is_not_loaded_as_initial_weights(tmp_path: Path) -> None:
+    torch.save({"patch_embed.proj.weight": Trace(tmp_path / "trace")}, tmp_path / "weights.safetensors")
+    with pytest.raises(UserError, match="pickles are not read"):
+        read_initial(tmp_path / "weights.safetensors", ModelConfig(), (8, 16, 16))
     assert not (tmp_path / "trace").exists()
 
 

@@ -28,6 +28,7 @@ from mri_fm.engine.ema import EMA
 from mri_fm.engine.environment import Environment, on_rank_0
 from mri_fm.engine.feeding import build_loader
 from mri_fm.engine.identity import identity, other_micro_steps
+from mri_fm.engine.initial import InitialWeights, find_initial
 from mri_fm.engine.monitor import Monitor, finite, is_due
 from mri_fm.engine.nonfinite import NonfiniteGuard
 from mri_fm.engine.schedules import optimizer_schedules
@@ -79,7 +80,8 @@ def run_training(config: Config, sharding: dict[str, Any], environment: Environm
     change = None if checkpoint is None else other_micro_steps(read_meta(checkpoint)["identity"], config)
     if change is not None and environment.is_main:
         print(f"warning: {change}", flush=True)
-    return Trainer(config, sharding, environment, corpus, checkpointer).run(checkpoint, loader)
+    initial = find_initial(config, environment) if checkpoint is None else None
+    return Trainer(config, sharding, environment, corpus, checkpointer, initial).run(checkpoint, loader)
 
 
 def settle_token_budget(config: Config, corpus: Corpus, environment: Environment) -> None:
@@ -103,12 +105,18 @@ class Trainer:
     """One run: engine, teacher, clocks, records."""
 
     def __init__(
-        self, config: Config, sharding: dict[str, Any], environment: Environment, corpus: Corpus, checkpointer: Checkpointer
+        self,
+        config: Config,
+        sharding: dict[str, Any],
+        environment: Environment,
+        corpus: Corpus,
+        checkpointer: Checkpointer,
+        initial: InitialWeights | None = None,
     ) -> None:
-        """Build the engine over `config.objective`, with initial weights."""
+        """Build the engine over `config.objective`, with drawn weights or with the `initial` ones."""
         self.config, self.environment, self.corpus, self.checkpointer = config, environment, corpus, checkpointer
-        self.run_dir = Path(config.run.dir)
-        self.engine = build_engine(config, sharding, environment)
+        self.run_dir, self.initial = Path(config.run.dir), initial
+        self.engine = build_engine(config, sharding, environment, initial)
         self.objective: Objective = self.engine.module
         self.ema = EMA(self.objective.ema_pairs())
         self.curriculum = Curriculum.of(config.data, config.train.steps)
@@ -148,6 +156,8 @@ class Trainer:
         try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             (self.run_dir / "config.yaml").write_text(to_yaml(self.config))
+            if self.initial is not None:
+                self.initial.write_report(self.run_dir)
             return Recorder(self.config, self.run_dir, start)
         except OSError as error:
             raise UserError(f"run.dir={self.run_dir} cannot be written ({error}); give a folder of yours") from error

@@ -17,6 +17,7 @@ from mri_fm.config import Config
 from mri_fm.data.positions import check_batch
 from mri_fm.engine.blocks import prepare_blocks
 from mri_fm.engine.environment import Environment
+from mri_fm.engine.initial import InitialWeights
 from mri_fm.errors import UserError
 from mri_fm.models.layers import Block
 from mri_fm.models.vit import as_size3
@@ -131,7 +132,7 @@ def parameter_groups(
     for name, parameter in named:
         if parameter.requires_grad:
             shape = getattr(parameter, "ds_shape", parameter.shape)  # at stage 3 the parameter itself is empty
-            free = len(shape) <= 1 or name.endswith("token")
+            free = len(shape) <= 1 or name.endswith(("token", "position.table_ND"))
             groups.setdefault((layer_rate(name, layer_decay, depth, encoder), not free), []).append(parameter)
     return [
         {"params": groups[scale, decays], "lr_scale": scale, "decay": decays, "weight_decay": 0.0}
@@ -172,13 +173,17 @@ def build_objective(config: Config) -> Objective:
     return objective
 
 
-def build_engine(config: Config, sharding: dict[str, Any], environment: Environment) -> Any:
-    """A DeepSpeed engine over the objective; `engine.module` is the `Objective`."""
+def build_engine(
+    config: Config, sharding: dict[str, Any], environment: Environment, initial: InitialWeights | None = None
+) -> Any:
+    """A DeepSpeed engine over the objective, `engine.module`; with the `initial` weights, or those that its seed draws."""
     import deepspeed
     import deepspeed.utils
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     objective = build_objective(config).to(environment.device)
+    if initial is not None:
+        initial.load_into(objective)
     prepare_blocks(objective, checkpoint_activations=config.train.checkpoint_activations, compiled=config.train.compile)
     if config.train.compile and sharding.get("zero_optimization", {}).get("stage") == 3:
         # Compiled code must not meet the hooks by which DeepSpeed gathers the weights of each layer: a block is gathered whole.

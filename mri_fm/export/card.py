@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from mri_fm.config import Config
 from mri_fm.data.corpus import Corpus
 from mri_fm.data.schema import SPLITS
+from mri_fm.engine.initial import REPORT_FILE
 from mri_fm.export.folder import CARD_FILE, INPUT_FILE, STEPS, WEIGHTS_FILE, Exported
 from mri_fm.export.spec import spec_to_json
 from mri_fm.observe.recorder import read_metrics
@@ -107,6 +109,12 @@ def _training(facts: Facts, records: Sequence[Mapping[str, Any]], has_curves: bo
         f"{config.train.global_batch}; AdamW, learning rate {config.optim.lr:g}, weight decay {config.optim.weight_decay:g}; "
         f"seed {config.seed}.",
     ]
+    if (facts.run / REPORT_FILE).is_file():
+        start = json.loads((facts.run / REPORT_FILE).read_text(encoding="utf-8"))
+        lines.append(
+            f"It did not start from random weights but from `{start['file']}` (SHA-256 {start['sha256']}), whose licence "
+            "therefore applies to these weights too."
+        )
     losses = [record["loss"] for record in records if record.get("loss") is not None]
     if losses:
         lines.append(f"Loss {losses[0]:.4g} at the first logged step, {losses[-1]:.4g} at the last.")

@@ -1,6 +1,6 @@
-"""Where tokens lie: a fixed sine-cosine table added once, or rotary angles for the queries and keys of every layer.
+"""Where tokens lie: a table added once, of sines and cosines or learned, or rotary angles for queries and keys of every layer.
 
-Both count in patches of the grid that the network was built for. Another grid is taken for a finer or coarser sampling of
+All count in patches of the grid that the network was built for. Another grid is taken for a finer or coarser sampling of
 the same field of view, as the loader makes it, and its patch centres are interpolated into that range. With `Rope.spacing`
 angles count in millimetres instead, at any size.
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mri_fm.model_config import ModelConfig
+from mri_fm.models.inflation import resize_positions
 from mri_fm.models.patches import Size3
 
 MM_PER_UNIT = 8.0  # a patch of 8 voxels at 1 mm, so that such volumes have the same angles with and without a spacing
@@ -93,6 +94,23 @@ class SincosPositions(nn.Module):
         return self._other[1]
 
 
+class LearnedPositions(nn.Module):
+    """Adds a table of parameters to the tokens, which starts as `sincos_positions` (Dosovitskiy et al., ICLR 2021, §3.1)."""
+
+    def __init__(self, width: int, grid: Size3) -> None:
+        super().__init__()
+        self.grid = grid
+        self.table_ND = nn.Parameter(sincos_positions(width, grid))
+
+    def forward(
+        self, tokens_BTD: Tensor, index_BT: Tensor | None, grid: Size3, spacing_B3: Tensor | None
+    ) -> tuple[Tensor, None]:
+        """The placed tokens, and no rotation; arguments as in `SincosPositions.forward`, another grid is interpolated."""
+        table_ND = self.table_ND if grid == self.grid else resize_positions(self.table_ND, self.grid, grid)
+        placed = table_ND if index_BT is None else table_ND[index_BT]
+        return tokens_BTD + placed.to(tokens_BTD.dtype), None
+
+
 class RotaryPositions(nn.Module):
     """RoPE-3D: attention that sees the difference of two tokens' coordinates (Su et al., Neurocomputing 2024, §3.2).
 
@@ -151,8 +169,12 @@ class RotaryPositions(nn.Module):
         return voxels_N3 * (spacing_B3.to(like.dtype) / MM_PER_UNIT)[:, None]
 
 
-def positions(width: int, heads: int, grid: Size3, patch: Size3, rope: Rope | None) -> SincosPositions | RotaryPositions:
-    """Rotary positions, or the sine-cosine table where `rope` is None."""
+def positions(
+    width: int, heads: int, grid: Size3, patch: Size3, rope: Rope | None, *, learned: bool = False
+) -> SincosPositions | LearnedPositions | RotaryPositions:
+    """Rotary positions, or where `rope` is None a table, a learned one or the one of sines and cosines."""
+    if learned:
+        return LearnedPositions(width, grid)
     return SincosPositions(width, grid) if rope is None else RotaryPositions(width // heads, rope, grid, patch)
 
 

@@ -59,6 +59,7 @@ class VisionTransformer(nn.Module):
         *,
         options: BlockOptions = PLAIN,
         rope: Rope | None = None,
+        learned_positions: bool = False,
         registers: int = 0,
         drop_path: float = 0.0,
         seed: int = 0,
@@ -74,7 +75,8 @@ class VisionTransformer(nn.Module):
             mlp_ratio: hidden width of the MLP over D, as for a GELU.
             in_channels: C.
             options: what the blocks are made of.
-            rope: rotary positions; None: fixed sine-cosine positions.
+            rope: rotary positions; None: a table of positions, added once.
+            learned_positions: whether that table is learned rather than one of sines and cosines.
             registers: learned tokens beside the others, dropped from the output (Darcet et al., ICLR 2024).
             drop_path: see `drop_path_gates`.
             seed: keys the paths that are dropped.
@@ -88,7 +90,7 @@ class VisionTransformer(nn.Module):
         self.num_tokens = self.grid[0] * self.grid[1] * self.grid[2]
         self.registers, self.drop_path, self.seed = registers, drop_path, seed
         self.embedding = PatchEmbedding(in_channels * patch[0] * patch[1] * patch[2], width)
-        self.position = positions(width, heads, self.grid, patch, rope)
+        self.position = positions(width, heads, self.grid, patch, rope, learned=learned_positions)
         self.register_token: nn.Parameter | None = None
         if registers:
             self.register_token = nn.Parameter(torch.zeros(registers, width))
@@ -109,6 +111,7 @@ class VisionTransformer(nn.Module):
             in_channels,
             options=replace(BlockOptions.from_config(model), experts=Experts.from_config(model)),
             rope=Rope.from_config(model),
+            learned_positions=model.position == "learned",
             registers=model.registers,
             drop_path=model.drop_path,
             seed=seed,

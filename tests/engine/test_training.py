@@ -11,15 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import xxhash
+from safetensors.torch import save_file
 
 from mri_fm.config import Config, config_from_yaml, load_config
 from mri_fm.data.corpus import Corpus
 from mri_fm.data.schema import CORPUS_FILE, MANIFEST_FILE
 from mri_fm.engine.environment import Environment, read_environment, start_process_group
+from mri_fm.engine.initial import REPORT_FILE, read_initial
 from mri_fm.engine.loop import EXIT_DONE, Trainer, build_loader, run_training
 from mri_fm.engine.setup import DEFAULT_DS_CONFIG, build_objective, read_ds_config
 from mri_fm.engine.weights import LoadedObjective, load_objective
 from mri_fm.errors import UserError
+from mri_fm.objectives import Objective
 from mri_fm.observe.recorder import read_metrics
 from tests.distributed import run_ranks
 
@@ -123,6 +126,21 @@ def test_a_killed_run_resumes_bitwise(corpus, tmp_path, ds_config):
     assert not left.exists()
 
 
+def test_a_run_starts_from_given_weights_which_a_resume_no_longer_needs(corpus, tmp_path):
+    other = build_objective(small_config(corpus, tmp_path / "other", "jepa", "seed=9", "model.position=learned"))
+    file = tmp_path / "weights.safetensors"
+    save_file(other.student.state_dict(), file)
+    config = small_config(corpus, tmp_path / "run", "jepa", "model.position=learned", f"train.init_from={file}")
+    train(config, "zero3.json", stop_after=3)
+    start = build_objective(config)
+    read_initial(file, config.model, (16, 32, 32)).load_into(start)
+    assert read_metrics(tmp_path / "run")[0]["loss"] == pytest.approx(first_loss(config, (16, 32, 32), start), abs=2e-6)
+    assert first_loss(config, (16, 32, 32)) != pytest.approx(first_loss(config, (16, 32, 32), start), rel=1e-3)
+    assert json.loads((tmp_path / "run" / REPORT_FILE).read_text())["drawn"] == []
+    file.unlink()
+    assert len(train(config, "zero3.json")) == config.train.steps
+
+
 def test_layer_wise_rates_hold_at_every_stage(corpus, tmp_path):
     words = {"layers": ("optim.layer_decay=0.5", "train.steps=3"), "plain": ("train.steps=3",)}
     one, sharded, plain = (
@@ -147,9 +165,9 @@ def test_a_run_trains_across_a_change_of_size_and_resumes_beside_it(corpus, tmp_
     assert first_loss(config, size=(16, 16, 16)) == pytest.approx(whole[0], abs=2e-6)
 
 
-def first_loss(config: Config, size: tuple[int, int, int]) -> float:
-    """Of step 1 before any training, by a loop of its own."""
-    objective, environment = build_objective(config), Environment(rank=0, world=1, local_rank=0, local_world=1)
+def first_loss(config: Config, size: tuple[int, int, int], objective: Objective | None = None) -> float:
+    """Of step 1 before any training, by a loop of its own; by default with the weights that the seed draws."""
+    objective, environment = objective or build_objective(config), Environment(rank=0, world=1, local_rank=0, local_world=1)
     loader = build_loader(config, Corpus.open(config.data.corpus), environment)
     schedule = {name: float(values[0]) for name, values in objective.schedules(config.train.steps).items()}
     losses = []

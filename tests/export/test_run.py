@@ -13,9 +13,11 @@ import xxhash
 import yaml
 from safetensors.torch import load_file
 
+from mri_fm.engine.initial import REPORT_FILE
 from mri_fm.engine.weights import load_objective
 from mri_fm.errors import UserError
 from mri_fm.export.__main__ import main
+from mri_fm.export.folder import CARD_FILE
 from mri_fm.export.run import Request, export_run
 from tests.export.conftest import STEPS, configure, write_run
 
@@ -55,6 +57,13 @@ def test_the_card_says_what_a_stranger_needs(exported: Path, corpus: Path) -> No
     info = json.loads((corpus / "corpus.json").read_text())
     assert info["checksums"]["manifest.parquet"] in card
     assert info["spec_hash"] in card
+
+
+def test_the_card_names_the_weights_that_the_run_started_from(corpus: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", configure(tmp_path / "run", corpus))
+    (run / REPORT_FILE).write_text(json.dumps({"file": "vit.safetensors", "sha256": "ab" * 32}))
+    card = (export_run(Request(run, tmp_path / "out")) / CARD_FILE).read_text()
+    assert f"`vit.safetensors` (SHA-256 {'ab' * 32}), whose licence" in card
 
 
 def test_the_command_replaces_an_earlier_export_and_states_the_licence(

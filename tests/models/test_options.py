@@ -264,7 +264,7 @@ def test_bf16_weights_with_every_option():
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["model.position=learned"], "model.position=learned is not one of sincos, rope"),
+        (["model.position=alibi"], "model.position=alibi is not one of sincos, rope, learned"),
         (["model.mlp=relu"], "model.mlp=relu is not one of gelu, swiglu"),
         (["model.registers=-1"], "model.registers=-1 must be 0 or more"),
         (["model.drop_path=1.0"], "model.drop_path=1.0 must be at least 0 and below 1"),
