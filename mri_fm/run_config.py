@@ -85,6 +85,7 @@ class ObserveConfig:
     every: int = 250  # steps between observations, beside those after the first and the last step; 0: never
     samples: int = 16  # volumes in the fixed batch, shared out over the ranks; ranks of features cannot exceed it
     pictures: int = 5  # every so many observations one is drawn, beside the first and the last; 0: none
+    tensorboard: bool = False  # write the numbers and pictures of W&B to run.dir/tensorboard as well
     alerts: AlertConfig = field(default_factory=AlertConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
 

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl and events.jsonl always, pictures, Weights & Biases as configured. Rank 0 only."""
+"""Where a run's numbers go: metrics.jsonl and events.jsonl always; pictures, W&B, TensorBoard as configured. Rank 0 only."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from mri_fm.observe.alerts import Alert, Alerts
 from mri_fm.observe.draw import PICTURE_DIR, Arrays, Drawer
 from mri_fm.observe.events import Events
 from mri_fm.observe.lines import open_to_append, read_lines
+from mri_fm.observe.tensorboard import TensorBoardFile
 from mri_fm.observe.wandb_run import WandbRun
 
 METRICS_FILE = "metrics.jsonl"
@@ -28,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Appends one flushed line per logged step, says what happens, and mirrors both to Weights & Biases."""
+    """Appends one flushed line per logged step, says what happens, and mirrors both to W&B and TensorBoard."""
 
     def __init__(self, config: Config, run_dir: Path, start: int = 0) -> None:
         """Open the run's files for appending and start or continue its W&B run; `start` steps have been made before."""
@@ -36,6 +37,7 @@ class Recorder:
         self._events = Events(run_dir)
         self._drawer = Drawer(run_dir / PICTURE_DIR)
         self._wandb = None if config.wandb.mode == "disabled" else WandbRun(config, run_dir)
+        self._tensorboard = TensorBoardFile(run_dir, start) if config.observe.tensorboard else None
         self._alerts = Alerts(config.observe.alerts)
         self._silence = Silence(config.observe.alerts.stall, self._say_silent)
         self._step, self._counts = start, dict.fromkeys(_FAULTS, 0)
@@ -54,8 +56,7 @@ class Recorder:
             self._file.flush()
         except OSError as error:
             raise ResumableError(f"{self._file.name} cannot be written ({error}); the same command resumes") from error
-        if self._wandb is not None:
-            self._wandb.log(self._step, record, self._drawer.drawn())
+        self._mirror(record)
         self._note_faults(record)
         for alert in self._alerts.check(record):
             self._alert(alert)
@@ -63,6 +64,13 @@ class Recorder:
     def draw(self, step: int, arrays: Arrays) -> None:
         """Have pictures drawn beside the run, see `mri_fm.observe.draw`."""
         self._drawer.draw(step, arrays)
+
+    def _mirror(self, record: Mapping[str, float | int | None]) -> None:
+        """The numbers of a step, and the pictures that have been finished since the last one."""
+        pictures = self._drawer.drawn()
+        for mirror in (self._wandb, self._tensorboard):
+            if mirror is not None and (record or pictures):
+                mirror.log(self._step, record, pictures)
 
     def _alert(self, alert: Alert) -> None:
         _log.warning("step %d, %s: %s", self._step, alert.title, alert.text)
@@ -90,9 +98,8 @@ class Recorder:
         with suppress(OSError):  # of a line that could not be written, of which `write` has told
             self._file.close()
         self._drawer.close()
+        self._mirror({})
         if self._wandb is not None:
-            if pictures := self._drawer.drawn():
-                self._wandb.log(self._step, {}, pictures)
             self._wandb.finish(exit_code=0 if kind is None else 1)
 
 
