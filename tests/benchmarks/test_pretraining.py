@@ -35,10 +35,10 @@ def test_arms_differ_in_what_they_are_named_after(objective):
     arms = {arm: [resolve(run) for run in runs] for arm, runs in arms_of(objective, [0, 3]).items()}
     budgets = {"paper": 1.0, "default": 1.0, "60 %": 0.6, "45 %": 0.45}
     if objective != "jepa_vcr":
-        budgets |= {"volume": 1.0, "volume, 60 %": 0.6}
+        budgets |= {"volume": 1.0, "volume, 60 %": 0.6, "volume, 45 %": 0.45}
     assert [config.seed for config in arms["45 %"]] == [0, 3]
     assert {arm: configs[0].objective.token_budget for arm, configs in arms.items()} == budgets
-    of_volume = {"paper", "volume", "volume, 60 %"} & set(arms)
+    of_volume = {"paper", "volume", "volume, 60 %", "volume, 45 %"} & set(arms)
     assert {arm for arm, configs in arms.items() if configs[0].data.statistics == "volume"} == of_volume
     if objective == "mae_spectral":
         assert {configs[0].objective.spectral_weight for configs in arms.values()} == {0.01}
