@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,6 +136,16 @@ def test_a_full_disk_is_reported_once_and_stops_nothing(
 
 
 def hammer(folder: Path, seed: int, failures: "multiprocessing.Queue[str]") -> None:
+    """Put what went wrong, or nothing, into `failures`."""
+    try:
+        get_and_put(folder, seed, failures)
+    except BaseException:
+        failures.put(traceback.format_exc())
+        raise
+    failures.put("")
+
+
+def get_and_put(folder: Path, seed: int, failures: "multiprocessing.Queue[str]") -> None:
     """Get or put entries as a reader does, for a while."""
     cache, rng = PayloadCache(folder, 20_000), np.random.default_rng(seed)
     for _ in range(400):
@@ -144,7 +155,6 @@ def hammer(folder: Path, seed: int, failures: "multiprocessing.Queue[str]") -> N
             cache.put(name, payload(name))
         if held(cache) > 20_000:
             failures.put(f"{held(cache)} bytes")
-    failures.put("")
 
 
 def test_two_processes_share_a_folder_within_the_limit_and_see_whole_entries(

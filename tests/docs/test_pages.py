@@ -123,6 +123,9 @@ def run_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     words = shlex.split(command, comments=True)
     module, arguments = ("mri_fm.cli", words[1:]) if words[0] == "mri-fm" else (words[2], words[3:])
     monkeypatch.setattr(sys, "argv", [module, *arguments])
+    for imported in (f"{module}.__main__", module):  # as in a process that begins with it
+        if not hasattr(sys.modules.get(imported), "__path__"):
+            monkeypatch.delitem(sys.modules, imported, raising=False)
     with pytest.raises(SystemExit) as ended:
         runpy.run_module(module, run_name="__main__", alter_sys=False)
     assert ended.value.code in (0, None), command

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +14,7 @@ from mri_fm.errors import UserError
 from mri_fm.observe.draw import PICTURE_DIR
 from mri_fm.observe.recorder import Recorder
 from mri_fm.observe.report import PICTURES, plan, read_runs, write_report
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from tests.browser import dump_dom
 
 
 def record_run(folder: Path, *words: str) -> Path:
@@ -84,11 +82,8 @@ def test_only_what_differs_in_the_configurations_is_shown(page):
     assert re.findall(r"<tr><td>([^<]+)</td>", table) == ["optim.lr"]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium to draw the page with")
 def test_a_browser_draws_every_curve_without_an_error(page, tmp_path):
-    options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --dump-dom"
-    command = [str(CHROMIUM), *options.split(), f"--user-data-dir={tmp_path}", page.as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    dom = dump_dom(page, tmp_path)
     assert "data-error" not in dom.split(">")[1]
     drawn = int(re.search(r'data-drawn="(\d+)"', dom)[1])
     sections = data_of(page)["sections"].values()

@@ -1,8 +1,6 @@
 """The gallery: who is pictured, in what order, and the filters in a real browser."""
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import nibabel
@@ -12,10 +10,8 @@ import pytest
 from preprocessing.build import build
 from preprocessing.gallery import choose_for_gallery, choose_refused, middle_slices
 from preprocessing.report import draw_report
+from tests.browser import dump_dom
 from tests.corpora import resampled
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +42,6 @@ def test_refused_volumes_are_pictured_by_their_row_and_reason(page: Path) -> Non
     assert "secret" not in text
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 @pytest.mark.parametrize(
     ("action", "shown"),
     [
@@ -60,10 +55,9 @@ def test_refused_volumes_are_pictured_by_their_row_and_reason(page: Path) -> Non
 def test_filters_hide_figures_in_a_browser_without_a_network(page: Path, tmp_path: Path, action: str, shown: int) -> None:
     act = f'<script>{action}; document.querySelector(".filters").dispatchEvent(new Event("input"))</script></body>'
     (tmp_path / "page.html").write_text(page.read_text().replace("</body>", act))
-    command = [str(BROWSER), *FLAGS, "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}"]
-    done = subprocess.run([*command, "--dump-dom", f"file://{tmp_path}/page.html"], capture_output=True, text=True, check=False)
-    assert f"<output>{shown} shown</output>" in done.stdout, done.stderr
-    figures = re.findall(r"<figure[^>]*>", done.stdout)
+    dom = dump_dom(tmp_path / "page.html", tmp_path / "profile", "--host-resolver-rules=MAP * ~NOTFOUND")
+    assert f"<output>{shown} shown</output>" in dom
+    figures = re.findall(r"<figure[^>]*>", dom)
     assert len(figures) == 5
     assert sum("hidden" not in figure for figure in figures) == shown
 
