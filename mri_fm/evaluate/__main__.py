@@ -22,6 +22,7 @@ from mri_fm.evaluate.methods import PROBES, choose_probes
 from mri_fm.evaluate.paper import PAPER_FILE, PROBE, paper_table, reproduce
 from mri_fm.evaluate.report import text_table
 from mri_fm.evaluate.spec import TaskSpec, label_task, load_task, task_names
+from mri_fm.evaluate.viewer import MOST_VIEWED
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,11 @@ def parse(words: Sequence[str] | None = None) -> Command:
     """
     fields = vars(_parser().parse_args(words))
     fields.pop("local_rank")
-    for name, least in {"folds": 2, "batch_size": 1, "refits": 1, "random_seeds": 3, "permutations": 0}.items():
+    for name, least in {"folds": 2, "batch_size": 1, "refits": 1, "random_seeds": 3, "permutations": 0, "view": 0}.items():
         if fields[name] < least:
             raise UserError(f"--{name.replace('_', '-')} {fields[name]}: must be at least {least}")
+    if fields["view"] > MOST_VIEWED:
+        raise UserError(f"--view {fields['view']}: at most {MOST_VIEWED}, since each makes the page larger and takes time")
     runs, paper, data_root = tuple(fields.pop("run")), fields.pop("reproduce_paper"), fields.pop("data_root")
     tasks = _tasks(fields, paper)
     if paper and data_root is None:
@@ -91,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--refits", type=int, default=3, help="times that folds and probes are drawn again (%(default)s)")
     parser.add_argument("--random-seeds", type=int, default=3, help="encoders at random weights (%(default)s)")
     parser.add_argument("--permutations", type=int, default=100, help="of the labels, for the null (%(default)s)")
+    parser.add_argument("--view", type=int, default=2, help="best and worst judged units, each, in the viewer (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of folds, probes and resamples (%(default)s)")
     parser.add_argument("--encoder", choices=("teacher", "student"), help="default: the one the objective keeps")
     parser.add_argument("--batch-size", type=int, default=4, help="volumes embedded at once (%(default)s)")

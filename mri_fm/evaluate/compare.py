@@ -17,11 +17,12 @@ from mri_fm.errors import UserError
 from mri_fm.evaluate.calibration import decide, soften, temperature
 from mri_fm.evaluate.draws import Draw, drawer
 from mri_fm.evaluate.features import Features
+from mri_fm.evaluate.linear import Fitted
 from mri_fm.evaluate.methods import HEADLINE, TRAINED, Fit, Method
 from mri_fm.evaluate.metrics import Scores, measure
 from mri_fm.evaluate.splits import Split
 from mri_fm.evaluate.statistics import Resamples, interval
-from mri_fm.evaluate.target import Ints, Target
+from mri_fm.evaluate.target import Floats, Ints, Target
 from mri_fm.evaluate.task import Task
 
 HEADLINE_METHOD = f"{HEADLINE}/{TRAINED}"
@@ -51,10 +52,7 @@ def out_of_fold(
     """
     tested, parts = [], []
     for number, split in enumerate(splits):
-        learn = np.concatenate([split.train, split.validation])
-        held = np.arange(len(split.train), len(learn)) if len(split.validation) else None
-        known = target[learn]
-        fitted = fit(features[learn], known, group_S[learn], features[split.test], held=held, seed=seed, index=number + 1)
+        known, fitted = _fit_part(features, target, group_S, split, number, fit, features[split.test], seed)
         tested.append(split.test)
         parts.append(_decided(fitted.test_SK, fitted.held_SK, known[fitted.held], target[split.test]))
     order = np.argsort(np.concatenate(tested), kind="stable")
@@ -63,6 +61,23 @@ def out_of_fold(
     ]
     tested_T = np.concatenate(tested)[order]
     return tested_T, Scores(target[tested_T], *joined)
+
+
+def _fit_part(
+    features: Features, target: Target, group_S: Ints, split: Split, number: int, fit: Fit, test: Features, seed: int
+) -> tuple[Target, Fitted]:
+    """A model of the `number`-th split, asked for `test`; and the labels that it was given."""
+    learn = np.concatenate([split.train, split.validation])
+    held = np.arange(len(split.train), len(learn)) if len(split.validation) else None
+    known = target[learn]
+    return known, fit(features[learn], known, group_S[learn], test, held=held, seed=seed, index=number + 1)
+
+
+@threadpool_limits.wrap(limits=1)
+def score_again(task: Task, method: Method, splits: Sequence[Split], seed: int, unit: int, test: Features) -> Floats:
+    """Scores (S, K) of other features by the model of the first refit that tested `unit`; of its own, those in the table."""
+    number = next(i for i, split in enumerate(splits) if unit in split.test)
+    return _fit_part(method.of_refit(0), task.target, task.group_S, splits[number], number, method.fit, test, seed)[1].test_SK
 
 
 def _decided(test_SK: np.ndarray, held_SK: np.ndarray, held: Target, test: Target) -> Scores:

@@ -70,7 +70,7 @@ def _read_batch(
         token_BND = encoder(x_BCZYX, spacing_B3=spacing_B3).float()
         _require_finite(token_BND, keys, name)
         grid = tuple(n // p for n, p in zip(x_BCZYX.shape[2:], encoder.patch, strict=True))
-        part |= {f"{name}/{readout}": _read(token_BND, grid, readout) for readout in readouts}
+        part |= {f"{name}/{readout}": read_tokens(token_BND, grid, readout) for readout in readouts}
     return {name: tensor.cpu() for name, tensor in part.items()}
 
 
@@ -92,7 +92,8 @@ def _of_input(x_BCZYX: Tensor, foreground_BCZYX: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _read(token_BND: Tensor, grid: tuple[int, ...], readout: str) -> Tensor:
+def read_tokens(token_BND: Tensor, grid: tuple[int, ...], readout: str) -> Tensor:
+    """One of `READOUTS` of the tokens of a grid (see `embed`)."""
     if readout == "tokens":
         return token_BND.half()
     if readout == "pooled":

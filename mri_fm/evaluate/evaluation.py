@@ -9,6 +9,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,18 @@ from mri_fm.engine.environment import Environment
 from mri_fm.engine.weights import LoadedObjective, load_objective
 from mri_fm.errors import UserError
 from mri_fm.evaluate.cache import Embedded, embed_cached
-from mri_fm.evaluate.compare import HEADLINE_METHOD, Comparison, Splitter, compare, null_distribution, out_of_fold
+from mri_fm.evaluate.compare import (
+    HEADLINE_METHOD,
+    Comparison,
+    Splitter,
+    compare,
+    null_distribution,
+    out_of_fold,
+    score_again,
+)
 from mri_fm.evaluate.confounders import audit, confounders, covariate_report, subgroups
 from mri_fm.evaluate.embed import voxel_grid
+from mri_fm.evaluate.examples import verdicts
 from mri_fm.evaluate.learning_curve import learning_curve
 from mri_fm.evaluate.methods import (
     HEADLINE,
@@ -46,6 +56,7 @@ from mri_fm.evaluate.splits import Split
 from mri_fm.evaluate.statistics import holm
 from mri_fm.evaluate.target import Ints, Target
 from mri_fm.evaluate.task import Task, resolve_task
+from mri_fm.evaluate.viewer import Probed, Source, View, most_passes, view_units
 from mri_fm.models.vit import VisionTransformer
 from mri_fm.objectives import Objective, objective_class
 
@@ -78,6 +89,7 @@ class Request:
     finetune: tuple[str, ...] = ()  # full, partial:BLOCKS, lora
     splits: Path | None = None  # folder of published lists
     cache: Path | None = None  # of embeddings; None: features/ in the run folder
+    view: int = 2  # units in the page's viewer: as many judged best, and as many worst
 
 
 def evaluate(request: Request, say: Say = lambda line: None, environment: Environment = ALONE) -> dict[str, Any] | None:
@@ -106,11 +118,12 @@ def evaluate(request: Request, say: Say = lambda line: None, environment: Enviro
     name, encoders = _encoders(loaded, request)
     rows = sorted({int(row) for task in tasks for row in task.row_V})
     samples = [corpus.samples[row] for row in rows]
+    data = data_config(loaded.config.data, request)
     embedded = embed_cached(
         encoders,
         corpus,
         samples,
-        data_config(loaded.config.data, request),
+        data,
         folder=request.cache or request.run / CACHE_DIR,
         environment=environment,
         batch_size=request.batch_size,
@@ -129,7 +142,9 @@ def evaluate(request: Request, say: Say = lambda line: None, environment: Enviro
         methods = _methods(task, part, volumes, encoders, loaded.config, request)
         comparison, figures = _one_task(task, methods, splitter, request, say)
         results[task.name] = _facts(request, task, loaded.config, volumes) | origin | figures
-        shown.append(Shown(task, part, comparison, results[task.name]))
+        source = Source(encoders[TRAINED], corpus, data, environment.device, request.batch_size)
+        views = _views(task, volumes, methods[HEADLINE_METHOD], comparison, splitter, source, request, say)
+        shown.append(Shown(task, part, comparison, results[task.name], views))
     return _write(request.out, results, shown)
 
 
@@ -228,6 +243,20 @@ def _further(
         "subgroups": subgroups(task, comparison.scores[HEADLINE_METHOD], comparison.tested_T, seed=seed),
         "learning_curve": curve,
     }
+
+
+def _views(
+    task: Task, samples: Sequence[Sample], method: Method, comparison: Comparison, splitter: Splitter, source: Source,
+    request: Request, say: Say,
+) -> list[View]:  # fmt: skip
+    """What the page's viewer shows."""
+    chosen = verdicts(task, comparison, request.view)
+    score = partial(score_again, task, method, splitter(task.target, request.seed), request.seed)
+    probed = Probed(task, method.of_refit(0), PROBES[HEADLINE].readout, score)
+    if chosen:
+        passes = most_passes(source.encoder.grid, len(chosen))
+        say(f"{task.name}: viewer of {len(chosen)} units: at most {passes:,} covered volumes to encode (--view 0: none)")
+    return list(view_units(samples, chosen, probed, source))
 
 
 def _write(out: Path, results: Mapping[str, dict[str, Any]], shown: Sequence[Shown]) -> dict[str, Any]:

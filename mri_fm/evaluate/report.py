@@ -10,18 +10,15 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mri_fm.evaluate import figures, further
+from mri_fm.evaluate import figures, further, viewer_page
 from mri_fm.evaluate.cache import Embedded
 from mri_fm.evaluate.compare import HEADLINE_METHOD, Comparison
+from mri_fm.evaluate.examples import examples
 from mri_fm.evaluate.methods import HEADLINE, NUISANCE, PERMUTED, RANDOM, SUPERVISED, TRAINED, VOXELS, title_of, to_units
 from mri_fm.evaluate.metrics import CHANCE, NAMES
 from mri_fm.evaluate.task import Task
-from mri_fm.observe.page import figure_address, html_image, html_page
-
-EXAMPLES = 6  # of each kind
+from mri_fm.evaluate.viewer import View
+from mri_fm.observe.page import html_image, html_page
 
 STYLE = """
 .caption { display: inline-block; margin: .3em 0 0 } .lead { color: #5a6675; margin-top: .2em } td { text-align: left }
@@ -42,6 +39,7 @@ class Shown:
     embedded: Embedded
     comparison: Comparison
     result: Mapping[str, Any]
+    views: Sequence[View] = ()
 
 
 def text_table(result: Mapping[str, Any]) -> str:
@@ -70,7 +68,8 @@ def render(parts: Sequence[Shown]) -> str:
     title = f"{first['objective']} at step {first['step']}: does the encoder see {asked}?"
     overview = "" if len(parts) == 1 else _overview(parts)
     body = "\n".join(_part(shown, alone=len(parts) == 1) for shown in parts)
-    return html_page(title, f"<h1>{escape(title)}</h1>\n{overview}{body}", STYLE)
+    script = f"<script>{viewer_page.SCRIPT}</script>" if any(shown.views for shown in parts) else ""
+    return html_page(title, f"<h1>{escape(title)}</h1>\n{overview}{body}{script}", STYLE + viewer_page.STYLE)
 
 
 def _overview(parts: Sequence[Shown]) -> str:
@@ -91,7 +90,7 @@ def _overview(parts: Sequence[Shown]) -> str:
 
 
 def _part(shown: Shown, *, alone: bool) -> str:
-    result, comparison = shown.result, shown.comparison
+    result = shown.result
     metric = NAMES[result["metric"]]
     head = "" if alone else f"<h1>{escape(result['title'])}</h1>\n"
     values = {name: value for name, value, _ in _main_column(result)}
@@ -110,7 +109,8 @@ def _part(shown: Shown, *, alone: bool) -> str:
 <p>Mean over the tokens of each unit, principal components over all labelled units.
 Only for looking at: no number above uses it.</p>
 <h2>Examples</h2>
-{_examples(shown.task, shown.embedded, comparison)}
+{examples(shown.task, shown.embedded, shown.comparison)}
+{viewer_page.viewer_html(shown.views, shown.task.target.kind)}
 <h2>How these figures were made</h2>
 {_method(result)}</section>"""
 
@@ -190,37 +190,6 @@ def _gain(result: Mapping[str, Any], method: str) -> str:
         return ""
     low, high = found[f"gain_over_{RANDOM}_interval"]
     return f"{found[f'gain_over_{RANDOM}']:+.3f} [{low:+.3f}, {high:+.3f}]"
-
-
-def _examples(task: Task, embedded: Embedded, comparison: Comparison) -> str:
-    """The units that the headline probe judged best and worst."""
-    scores = comparison.scores[HEADLINE_METHOD][0]
-    target, units = scores.target, comparison.tested_T
-    if target.kind == "survival":
-        return "<p>None: a log hazard has no truth to stand beside.</p>"
-    if target.kind == "classification":
-        right_S = scores.score_SK[np.arange(len(target)), target.labels]
-        texts = [f"{task.classes[k]}: {right:.2f}" for k, right in zip(target.labels, right_S, strict=True)]
-        said = "the true class, and the probability that the headline probe gave it"
-    else:
-        right_S = -np.abs(scores.score_SK[:, 0] - target.value_S)
-        texts = [f"{value:.1f}, said {s:.1f}" for value, s in zip(target.value_S, scores.score_SK[:, 0], strict=True)]
-        said = "the true value and what the headline probe said"
-    order = np.argsort(-right_S, kind="stable")
-    shown = min(EXAMPLES, len(order) // 2)
-    parts = [f"<p>Out of fold: {said}.</p>"]
-    for heading, chosen in (("Most right", order[:shown]), ("Most wrong", order[::-1][:shown])):
-        cards = []
-        for i in chosen:
-            volume = int(np.flatnonzero(task.unit_V == units[i])[0])
-            cards.append(_card(embedded.inputs["slices"][volume].numpy(), task.unit_names[units[i]], texts[i]))
-        parts.append(f'<p>{heading}</p><div class="examples">{"".join(cards)}</div>')
-    return "\n".join(parts)
-
-
-def _card(slice_YX: NDArray[np.float32], name: str, text: str) -> str:
-    picture = f'<img alt="middle slice" src="{figure_address(figures.picture(slice_YX))}">'
-    return f"<figure>{picture}<figcaption>{escape(name[:24])}<br>{escape(text)}</figcaption></figure>"
 
 
 def _method(result: Mapping[str, Any]) -> str:

@@ -17,30 +17,40 @@ from torch.overrides import TorchFunctionMode
 QUERIES = 64  # at most, evenly spread over the tokens: a small part of what the layer itself computes
 
 
-class AttentionEntropy(TorchFunctionMode):
-    """Inside the context every `scaled_dot_product_attention` also leaves its entropy, in the order of the calls.
+class WatchedAttention(TorchFunctionMode):
+    """Inside the context every `scaled_dot_product_attention` also leaves `look(q_BHTE, k_BHTE)`, in the order of the calls.
 
-    The entropy of a query's weights over the T tokens, −Σ p ln p / ln T, is 1 where it looks everywhere alike and 0 where it
-    looks at one token alone; the mean over heads and chosen queries is kept for each sample. A fall towards 0 in some layer
-    announces divergence (Zhai et al., ICML 2023, arXiv 2303.06296, §3); 1 in all layers means that attention does nothing.
     What is compiled does not pass here: run it eagerly.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, look: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
-        self.entropy_B: list[Tensor] = []
+        self._look = look
+        self.seen: list[Tensor] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Look at queries and keys, then do what was asked for."""
         if func is F.scaled_dot_product_attention:
-            self.entropy_B.append(attention_entropy(args[0], args[1]))
+            self.seen.append(self._look(args[0], args[1]))
         return func(*args, **(kwargs or {}))
+
+
+class AttentionEntropy(WatchedAttention):
+    """Inside the context every attention leaves its entropy.
+
+    The entropy of a query's weights over the T tokens, −Σ p ln p / ln T, is 1 where it looks everywhere alike and 0 where it
+    looks at one token alone; the mean over heads and chosen queries is kept for each sample. A fall towards 0 in some layer
+    announces divergence (Zhai et al., ICML 2023, arXiv 2303.06296, §3); 1 in all layers means that attention does nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(attention_entropy)
 
     def per_layer(self) -> Tensor:
         """What was seen, float32 (B, L)."""
-        return torch.stack(self.entropy_B, dim=1)
+        return torch.stack(self.seen, dim=1)
 
 
 def attention_entropy(q_BHTE: Tensor, k_BHTE: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def test_a_large_lesion_is_found_and_permuted_labels_are_not(evaluated: Path) ->
 def test_report_is_one_page_that_needs_nothing_else(evaluated: Path) -> None:
     page = (evaluated / "report.html").read_text()
     assert "rendered, 3 base anatomies, no claim about people" in page
-    assert page.count("data:image/png;base64,") == 5 + 12
+    assert page.count("data:image/png;base64,") == 5 + 12 + 2 * 4  # figures, examples, two pictures of each unit in the viewer
     assert not re.search(r"(src|href)=[\"'](?!data:)", page)
 
 
@@ -92,11 +92,15 @@ def test_the_table_is_printed(
             "whole",
             "--probes",
             "linear",
+            "--view",
+            "0",
         ]
     )
     printed = capsys.readouterr().out
     assert "contrast: FLAIR / T1, 17 volumes, contrasts FLAIR, T1" in printed
-    assert "17 volumes (8 × FLAIR, 9 × T1); contrasts FLAIR, T1;" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "17 volumes (8 × FLAIR, 9 × T1); contrasts FLAIR, T1;" in page
+    assert "<script" not in page
     assert re.search(r"linear probe, trained encoder +[01]\.\d{3} +\[0\.\d{3}, [01]\.\d{3}\]", printed)
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["encoder"], result["contrasts"], result["n_volumes"]) == ("student", ["FLAIR", "T1"], 17)
