@@ -11,8 +11,9 @@ import numpy as np
 
 from mri_fm.evaluate.combat import ComBat
 from mri_fm.evaluate.features import Features
-from mri_fm.evaluate.linear import Fitted, fit_linear
-from mri_fm.evaluate.target import Floats, Ints, Target
+from mri_fm.evaluate.linear import fit_linear
+from mri_fm.evaluate.target import Floats, Ints
+from mri_fm.evaluate.training import Fitted, TrainingPart
 
 LEAST_OF_A_SITE = 3  # training units from which a site's effects are estimated
 
@@ -22,36 +23,30 @@ def with_covariates(features: Features, covariate_SC: Floats) -> Features:
     return Features.plain(np.concatenate([features.mean(), covariate_SC], axis=1))
 
 
-def fit_residual(
-    train: Features, target: Target, group_S: Ints, test: Features, *, held: Ints | None = None, seed: int, index: int,
-    covariates: int,
-) -> Fitted:  # fmt: skip
+def fit_residual(part: TrainingPart, test: Features, *, covariates: int) -> Fitted:
     """As `fit_linear`, on what the last `covariates` columns do not explain linearly of the others."""
-    known_SF, asked_SF = train.mean(), test.mean()
+    known_SF, asked_SF = part.features.mean(), test.mean()
     cause_SC, effect_SF = _split(known_SF, covariates)
-    design_SC = np.concatenate([np.ones((len(train), 1)), cause_SC], axis=1)
+    design_SC = np.concatenate([np.ones((len(part), 1)), cause_SC], axis=1)
     slope_CF, *_ = np.linalg.lstsq(design_SC, effect_SF, rcond=None)
     rest = []
     for feature_SF in (known_SF, asked_SF):
         cause_SC, effect_SF = _split(feature_SF, covariates)
         rest.append(Features.plain(effect_SF - np.concatenate([np.ones((len(cause_SC), 1)), cause_SC], axis=1) @ slope_CF))
-    return fit_linear(rest[0], target, group_S, rest[1], held=held, seed=seed, index=index)
+    return fit_linear(part.reading(rest[0]), rest[1])
 
 
-def fit_harmonised(
-    train: Features, target: Target, group_S: Ints, test: Features, *, held: Ints | None = None, seed: int, index: int,
-    covariates: int,
-) -> Fitted:  # fmt: skip
+def fit_harmonised(part: TrainingPart, test: Features, *, covariates: int) -> Fitted:
     """As `fit_linear`, after ComBat over the site in the last column; the `covariates` columns before it are kept.
 
     Sites with fewer than `LEAST_OF_A_SITE` training units, and those of test units alone, are left as they are.
     """
-    known_SF, asked_SF = train.mean(), test.mean()
+    known_SF, asked_SF = part.features.mean(), test.mean()
     sites, count = np.unique(known_SF[:, -1], return_counts=True)
     sites = sites[count >= LEAST_OF_A_SITE]
     if len(sites) < 2:
         rest = [Features.plain(x_SF[:, : -1 - covariates]) for x_SF in (known_SF, asked_SF)]
-        return fit_linear(rest[0], target, group_S, rest[1], held=held, seed=seed, index=index)
+        return fit_linear(part.reading(rest[0]), rest[1])
     numbers = [_numbers(x_SF[:, -1], sites) for x_SF in (known_SF, asked_SF)]
     cause_SC, effect_SF = _split(known_SF[:, :-1], covariates)
     learn_S = numbers[0] >= 0
@@ -60,7 +55,7 @@ def fit_harmonised(
     for x_SF, number_S in zip((known_SF, asked_SF), numbers, strict=True):
         cause_SC, effect_SF = _split(x_SF[:, :-1], covariates)
         rest.append(Features.plain(model.apply(effect_SF, number_S, cause_SC)))
-    return fit_linear(rest[0], target, group_S, rest[1], held=held, seed=seed, index=index)
+    return fit_linear(part.reading(rest[0]), rest[1])
 
 
 def _split(feature_SF: Floats, covariates: int) -> tuple[Floats, Floats]:

@@ -6,16 +6,16 @@ Axes: S units, C contrasts of a unit, N tokens, D width, H heads, E width of one
 from __future__ import annotations
 
 import math
+from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mri_fm.evaluate.draws import Draw, drawer
-from mri_fm.evaluate.features import Features
-from mri_fm.evaluate.linear import Fitted, multiply
-from mri_fm.evaluate.optimise import held_out, initialise, learn, scores
-from mri_fm.evaluate.target import Ints, Target
+from mri_fm.evaluate.experts import product_of_experts
+from mri_fm.evaluate.features import Features, tensors
+from mri_fm.evaluate.optimise import Schedule, fit_network, initialise
+from mri_fm.evaluate.training import Fitted, TrainingPart
 
 
 class AttentiveProbe(nn.Module):
@@ -90,61 +90,22 @@ def _moments(token_SCND: Tensor, present_SC: Tensor) -> tuple[Tensor, Tensor, Te
     return torch.tensor(float(len(token_TD)), dtype=torch.float64), token_TD.sum(dim=0), (token_TD**2).sum(dim=0)
 
 
-def fit_attentive(
-    train: Features,
-    target: Target,
-    group_S: Ints,
-    test: Features,
-    *,
-    held: Ints | None = None,
-    seed: int,
-    index: int,
-    fusion: str = "mean",
-    heads: int,
-) -> Fitted:
+def fit_attentive(part: TrainingPart, test: Features, *, fusion: str = "mean", heads: int) -> Fitted:
     """Train on token maps (S, C, N, D); a group-disjoint quarter of the training units chooses the epoch.
 
     Args:
-        train: tokens of the training (and validation) units.
-        target: their labels.
-        group_S: their groups.
+        part: what is learned.
         test: tokens of the test units, which are seen once, at the end.
-        held: numbers of validation units in the training part; None: a quarter is drawn.
-        seed, index: key the quarter, the weights and the order of batches.
         fusion: mean (of what the query reads from each contrast), concatenation (it reads all contrasts at once), product
             (of one probe per contrast).
         heads: attention heads.
     """
-    slots = train.present_SC.shape[1]
-    if fusion != "product" or slots == 1:
-        return _fit(train, target, group_S, test, held, seed, index, heads, joint=fusion == "concatenation")
-    scores_SCK, held_SCK = (np.full((len(f), slots, target.outputs), np.nan) for f in (test, train))
-    for c in range(slots):
-        has_S = np.flatnonzero(train.present_SC[:, c])
-        if len(np.unique(group_S[has_S])) < 2 or (target.classes and len(np.unique(target.labels[has_S])) < target.outputs):
-            continue
-        inner = None if held is None else np.flatnonzero(np.isin(has_S, held))
-        one = _fit(train.contrast(c)[has_S], target[has_S], group_S[has_S], test.contrast(c), inner, seed,
-                   index * slots + c, heads, joint=False)  # fmt: skip
-        scores_SCK[:, c] = np.where(test.present_SC[:, c, None], one.test_SK, np.nan)
-        held_SCK[has_S[one.held], c] = one.held_SK
-    shown = np.flatnonzero(~np.isnan(held_SCK).all(axis=(1, 2)))
-    return Fitted(multiply(scores_SCK, target.prior, target.kind), multiply(held_SCK[shown], target.prior, target.kind), shown)
-
-
-def _fit(
-    train: Features, target: Target, group_S: Ints, test: Features, held: Ints | None, seed: int, index: int, heads: int,
-    *, joint: bool,
-) -> Fitted:  # fmt: skip
-    held = held_out(target, group_S, seed=seed, index=index) if held is None or not len(held) else held
-    rng = drawer(seed, Draw.PROBE, index)
-    token_SCND, present_SC = torch.as_tensor(train.value_SC), torch.from_numpy(train.present_SC)
-    probe = AttentiveProbe(token_SCND.shape[-1], heads, target.outputs, joint)
+    if fusion == "product" and part.features.present_SC.shape[1] > 1:
+        return product_of_experts(part, test, partial(fit_attentive, heads=heads))
+    rng = drawer(part.seed, Draw.PROBE, part.index)
+    known = tensors(part.features)
+    probe = AttentiveProbe(known[0].shape[-1], heads, part.target.outputs, joint=fusion == "concatenation")
     initialise(probe, rng)
     with torch.no_grad():
         probe.query_D.copy_(torch.from_numpy(rng.standard_normal(probe.query_D.shape)) * 0.1)
-    model = Standardised(probe, token_SCND, present_SC)
-    learn(model, (token_SCND, present_SC), target, held, rng)
-    test_SK = scores(model, (torch.as_tensor(test.value_SC), torch.from_numpy(test.present_SC)), target)
-    held_SK = scores(model, (token_SCND[torch.from_numpy(held)], present_SC[torch.from_numpy(held)]), target)
-    return Fitted(test_SK, held_SK, held)
+    return fit_network(Standardised(probe, *known), part, test, tensors, rng, Schedule())

@@ -17,13 +17,13 @@ from mri_fm.errors import UserError
 from mri_fm.evaluate.calibration import decide, soften, temperature
 from mri_fm.evaluate.draws import Draw, drawer
 from mri_fm.evaluate.features import Features
-from mri_fm.evaluate.linear import Fitted
-from mri_fm.evaluate.methods import HEADLINE, TRAINED, Fit, Method
+from mri_fm.evaluate.methods import HEADLINE, TRAINED, Method
 from mri_fm.evaluate.metrics import Scores, measure
 from mri_fm.evaluate.splits import Split
 from mri_fm.evaluate.statistics import Resamples, interval
 from mri_fm.evaluate.target import Floats, Ints, Target
 from mri_fm.evaluate.task import Task
+from mri_fm.evaluate.training import Fit, Fitted, TrainingPart
 
 HEADLINE_METHOD = f"{HEADLINE}/{TRAINED}"
 Say = Callable[[str], None]
@@ -45,16 +45,17 @@ def out_of_fold(
 ) -> tuple[Ints, Scores]:
     """Scores of each tested unit by a model that saw no unit of its part, decided and calibrated on validation units.
 
-    `fit(train, target, group_S, test, held=…, seed=…, index=…)` gets nothing else of the test part than its features.
+    `fit` gets nothing else of the test part than its features.
 
     Returns:
         Numbers of the tested units, ascending, and their scores.
     """
     tested, parts = [], []
     for number, split in enumerate(splits):
-        known, fitted = _fit_part(features, target, group_S, split, number, fit, features[split.test], seed)
+        part = _training_part(features, target, group_S, split, seed=seed, number=number)
+        fitted = fit(part, features[split.test])
         tested.append(split.test)
-        parts.append(_decided(fitted.test_SK, fitted.held_SK, known[fitted.held], target[split.test]))
+        parts.append(_decided(fitted, part.target[fitted.held], target[split.test]))
     order = np.argsort(np.concatenate(tested), kind="stable")
     joined = [
         np.concatenate([getattr(p, name) for p in parts])[order] for name in ("score_SK", "balanced_S", "f1_S", "calibrated_SK")
@@ -63,29 +64,28 @@ def out_of_fold(
     return tested_T, Scores(target[tested_T], *joined)
 
 
-def _fit_part(
-    features: Features, target: Target, group_S: Ints, split: Split, number: int, fit: Fit, test: Features, seed: int
-) -> tuple[Target, Fitted]:
-    """A model of the `number`-th split, asked for `test`; and the labels that it was given."""
+def _training_part(features: Features, target: Target, group_S: Ints, split: Split, *, seed: int, number: int) -> TrainingPart:
+    """What the model of the `number`-th split may see."""
     learn = np.concatenate([split.train, split.validation])
     held = np.arange(len(split.train), len(learn)) if len(split.validation) else None
-    known = target[learn]
-    return known, fit(features[learn], known, group_S[learn], test, held=held, seed=seed, index=number + 1)
+    return TrainingPart(features[learn], target[learn], group_S[learn], held, seed, number + 1)
 
 
 @threadpool_limits.wrap(limits=1)
 def score_again(task: Task, method: Method, splits: Sequence[Split], seed: int, unit: int, test: Features) -> Floats:
     """Scores (S, K) of other features by the model of the first refit that tested `unit`; of its own, those in the table."""
     number = next(i for i, split in enumerate(splits) if unit in split.test)
-    return _fit_part(method.of_refit(0), task.target, task.group_S, splits[number], number, method.fit, test, seed)[1].test_SK
+    part = _training_part(method.of_refit(0), task.target, task.group_S, splits[number], seed=seed, number=number)
+    return method.fit(part, test).test_SK
 
 
-def _decided(test_SK: np.ndarray, held_SK: np.ndarray, held: Target, test: Target) -> Scores:
+def _decided(fitted: Fitted, held: Target, test: Target) -> Scores:
     if test.kind != "classification":
         nothing = np.zeros(len(test), dtype=np.int64)
-        return Scores(test, test_SK, nothing, nothing, test_SK)
-    balanced_S, f1_S = (decide(held, held_SK, test_SK, metric) for metric in ("balanced_accuracy", "f1"))
-    return Scores(test, test_SK, balanced_S, f1_S, soften(test_SK, temperature(held, held_SK)))
+        return Scores(test, fitted.test_SK, nothing, nothing, fitted.test_SK)
+    balanced_S, f1_S = (decide(held, fitted.held_SK, fitted.test_SK, metric) for metric in ("balanced_accuracy", "f1"))
+    calibrated_SK = soften(fitted.test_SK, temperature(held, fitted.held_SK))
+    return Scores(test, fitted.test_SK, balanced_S, f1_S, calibrated_SK)
 
 
 @threadpool_limits.wrap(limits=1)  # small products: one thread is faster, and the sums do not depend on the machine

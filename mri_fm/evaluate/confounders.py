@@ -23,6 +23,7 @@ from mri_fm.evaluate.statistics import Resamples, interval
 from mri_fm.evaluate.table import Column
 from mri_fm.evaluate.target import Ints, Target
 from mri_fm.evaluate.task import Task, numbered
+from mri_fm.evaluate.training import Fit
 
 LEAST = 8  # groups of a site that a probe is asked for
 LEAST_OF_A_SUBGROUP, LEAST_OF_A_CLASS = 20, 5  # units; of fewer a bootstrap says too little
@@ -74,7 +75,7 @@ def confounders(task: Task, features: Features, splits: Sequence[Split], *, seed
     return {**found, "not_done": missing}
 
 
-def _value(task: Task, features: Features, fit: Callable[..., Any], splits: Sequence[Split], seed: int) -> dict[str, Any]:
+def _value(task: Task, features: Features, fit: Fit, splits: Sequence[Split], seed: int) -> dict[str, Any]:
     tested_T, scores = out_of_fold(features, task.target, task.group_S, splits, fit, seed=seed)
     return _summary(task.spec.metric, scores, task.group_S[tested_T], seed)
 

@@ -52,6 +52,11 @@ class Features:
         return (value_SCF * self.present_SC[..., None]).sum(axis=1) / count_S[:, None]
 
 
+def tensors(features: Features) -> tuple[Tensor, Tensor]:
+    """Values (S, C, …) and which contrasts there are (S, C), for a network."""
+    return torch.as_tensor(features.value_SC), torch.from_numpy(features.present_SC)
+
+
 def gather(value_V: Any, unit_V: Ints, slot_V: Ints, units: int, slots: int) -> Features:
     """Volumes to units: several volumes of one contrast are averaged.
 

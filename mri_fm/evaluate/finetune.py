@@ -9,6 +9,7 @@ import copy
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +19,9 @@ from mri_fm.engine.setup import parameter_groups
 from mri_fm.errors import UserError
 from mri_fm.evaluate.attentive import AttentiveProbe
 from mri_fm.evaluate.draws import Draw, drawer
-from mri_fm.evaluate.features import Features
-from mri_fm.evaluate.linear import Fitted
-from mri_fm.evaluate.optimise import Schedule, held_out, initialise, learn, scores
-from mri_fm.evaluate.target import Ints, Target
+from mri_fm.evaluate.features import Features, tensors
+from mri_fm.evaluate.optimise import Schedule, best_device, fit_network, initialise
+from mri_fm.evaluate.training import Fitted, TrainingPart
 from mri_fm.models.vit import VisionTransformer
 
 SCHEDULE = Schedule(epochs=20, patience=6, batch=8, learning_rate=5e-4, weight_decay=0.05, warmup=0.1)
@@ -127,14 +127,9 @@ def layer_rates(network: Tuned, schedule: Schedule, decay: float = LAYER_DECAY) 
 
 
 def fit_tuned(
-    train: Features,
-    target: Target,
-    group_S: Ints,
+    part: TrainingPart,
     test: Features,
     *,
-    held: Ints | None = None,
-    seed: int,
-    index: int,
     encoder: VisionTransformer,
     heads: int,
     tuning: Tuning,
@@ -143,35 +138,22 @@ def fit_tuned(
     """Train encoder and probe; a group-disjoint quarter of the training units chooses the epoch.
 
     Args:
-        train: volumes (S, C, Z·Y·X + 3) of the training (and validation) units, their spacing behind them (`pack`).
-        target: their labels.
-        group_S: their groups.
+        part: what is learned: volumes (S, C, Z·Y·X + 3), their spacing behind them (`pack`).
         test: volumes of the test units.
-        held: numbers of validation units in the training part; None: a quarter is drawn.
-        seed, index: key the quarter, the probe's weights and the order of batches.
         encoder: where training starts; it is copied.
         heads: of the probe.
         tuning: what learns.
         schedule: how long and how fast.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    held = held_out(target, group_S, seed=seed, index=index) if held is None or not len(held) else held
-    rng = drawer(seed, Draw.FINETUNE, index)
-    network = Tuned(encoder, heads, target.outputs, tuning)
+    rng = drawer(part.seed, Draw.FINETUNE, part.index)
+    network = Tuned(encoder, heads, part.target.outputs, tuning)
     initialise(network.probe, rng)
     for update in (module for module in network.modules() if isinstance(module, LowRank)):
         initialise(update.down, rng)
-    network = network.to(device)
-    inputs = unpack(train, encoder.size)
+    network = network.to(best_device())
     optimizer = torch.optim.AdamW(layer_rates(network, schedule))
-    batch = replace(schedule, batch=max(1, schedule.batch // train.present_SC.shape[1]))
-
-    def move(x: Tensor) -> Tensor:
-        return x.to(device)
-
-    learn(network, inputs, target, held, rng, batch, optimizer, move)
-    test_SK = scores(network, unpack(test, encoder.size), target, move)
-    return Fitted(test_SK, scores(network, [x[torch.from_numpy(held)] for x in inputs], target, move), held)
+    batch = replace(schedule, batch=max(1, schedule.batch // part.features.present_SC.shape[1]))
+    return fit_network(network, part, test, partial(unpack, size=encoder.size), rng, batch, optimizer)
 
 
 def pack(volume_VZYX: Tensor, spacing_V3: Tensor) -> Tensor:
@@ -181,5 +163,5 @@ def pack(volume_VZYX: Tensor, spacing_V3: Tensor) -> Tensor:
 
 def unpack(features: Features, size: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Volumes (S, C, Z, Y, X), which contrasts there are (S, C), spacing (S, C, 3)."""
-    row_SCF, present_SC = torch.as_tensor(features.value_SC), torch.from_numpy(features.present_SC)
+    row_SCF, present_SC = tensors(features)
     return row_SCF[..., :-3].unflatten(2, size), present_SC, row_SCF[..., -3:]

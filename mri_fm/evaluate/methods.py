@@ -19,15 +19,15 @@ from mri_fm.evaluate.attentive import fit_attentive
 from mri_fm.evaluate.cache import Embedded
 from mri_fm.evaluate.features import Features, gather
 from mri_fm.evaluate.finetune import Tuning, fit_tuned, pack
-from mri_fm.evaluate.linear import Fitted, fit_linear, fit_neighbours, fit_voxels
+from mri_fm.evaluate.linear import fit_linear, fit_neighbours, fit_voxels
 from mri_fm.evaluate.nuisance import head_and_grid, one_hot
 from mri_fm.evaluate.supervised import fit_supervised
 from mri_fm.evaluate.task import Task
+from mri_fm.evaluate.training import Fit, Fitted
 from mri_fm.models.vit import VisionTransformer
 
 TRAINED, RANDOM = "trained", "random_init"
 VOXELS, NUISANCE, SUPERVISED, PERMUTED = "raw_voxel", "nuisance", "supervised", "label_permutation"
-Fit = Callable[..., Fitted]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Probe:
     """A way to read an encoder: what of its tokens, and by which model."""
 
     readout: str
-    fit: Fit
+    fit: Callable[..., Fitted]  # a `Fit` once its options are given
     title: str
 
 

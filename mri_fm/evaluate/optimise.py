@@ -14,10 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mri_fm.evaluate.splits import grouped_folds
+from mri_fm.evaluate.features import Features
 from mri_fm.evaluate.target import Floats, Ints, Target
-
-VALIDATION_PARTS = 4  # a quarter of the training groups chooses the epoch
+from mri_fm.evaluate.training import Fitted, TrainingPart
 
 
 @dataclass(frozen=True)
@@ -32,12 +31,9 @@ class Schedule:
     warmup: float = 0.0  # of the epochs, linear
 
 
-def held_out(target: Target, group_S: Ints, *, seed: int, index: int) -> Ints:
-    """The units that choose the epoch: one of `VALIDATION_PARTS` folds, or all units where there is but one group."""
-    groups = len(np.unique(group_S))
-    if groups < 2:
-        return np.arange(len(group_S))
-    return np.flatnonzero(grouped_folds(target.strata, group_S, min(VALIDATION_PARTS, groups), seed=seed, index=index) == 0)
+def best_device() -> torch.device:
+    """Where a network of many volumes is trained."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @torch.no_grad()
@@ -72,31 +68,63 @@ def target_loss(output_SK: Tensor, target: Target, scale: tuple[float, float]) -
     return ((sum_S - output_SK[:, 0]) * event_S).sum() / event_S.sum().clamp(min=1)
 
 
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Units as a network sees them: tensors whose first axis is theirs, and their labels."""
+
+    inputs: tuple[Tensor, ...]
+    target: Target
+
+    def __getitem__(self, rows: Ints) -> Examples:
+        """Some of them."""
+        return Examples(tuple(x[torch.from_numpy(rows)] for x in self.inputs), self.target[rows])
+
+
+def fit_network(
+    network: nn.Module,
+    part: TrainingPart,
+    test: Features,
+    inputs_of: Callable[[Features], tuple[Tensor, ...]],
+    rng: np.random.Generator,
+    schedule: Schedule,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Fitted:
+    """Train a network on a part, which also chooses the epoch, and score the test units.
+
+    Args:
+        network: called with a batch of each input.
+        part: what is learned.
+        test: seen once, at the end.
+        inputs_of: the network's inputs from features.
+        rng, schedule, optimizer: as in `learn`.
+    """
+    known, held = Examples(inputs_of(part.features), part.target), part.choosing()
+    learn(network, known, held, rng, schedule, optimizer)
+    test_SK = scores(network, inputs_of(test), part.target)
+    return Fitted(test_SK, scores(network, known[held].inputs, part.target), held)
+
+
 def learn(
     network: nn.Module,
-    inputs: Sequence[Tensor],
-    target: Target,
+    known: Examples,
     held: Ints,
     rng: np.random.Generator,
     schedule: Schedule = Schedule(),
     optimizer: torch.optim.Optimizer | None = None,
-    prepare: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> None:
     """Fit by AdamW and leave the network with the weights of the epoch that was best on the held-out units.
 
     Args:
-        network: called with a batch of each of `inputs`.
-        inputs: tensors whose first axis is that of all units.
-        target: labels of all units.
+        network: called with a batch of each input, moved to where its parameters are.
+        known: all units.
         held: units that choose the epoch; the others are learned (all, where all are held out).
         rng: orders the batches.
         schedule: rates and length.
         optimizer: another one than AdamW over all parameters; its groups' rates are scaled by the warm-up.
-        prepare: applied to each input of a batch, for instance to move it to a device.
     """
-    rows = np.setdiff1d(np.arange(len(target)), held)
+    rows = np.setdiff1d(np.arange(len(known.target)), held)
     rows = rows if len(rows) else held
-    scale = value_scale(target)
+    scale = value_scale(known.target)
     if optimizer is None:
         optimizer = torch.optim.AdamW(network.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay)
     peaks = [group["lr"] for group in optimizer.param_groups]
@@ -105,8 +133,11 @@ def learn(
         warm = min(1.0, (epoch + 1) / max(1.0, schedule.warmup * schedule.epochs))
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * warm
-        _epoch(network, inputs, target, rows[rng.permutation(len(rows))], scale, schedule.batch, optimizer, prepare)
-        loss = _held_loss(network, inputs, target, held, scale, prepare)
+        network.train()
+        order = rows[rng.permutation(len(rows))]
+        for first in range(0, len(order), schedule.batch):
+            _step(network, known[order[first : first + schedule.batch]], scale, optimizer)
+        loss = _loss(network, known[held], scale)
         stale = 0 if loss < best_loss else stale + 1
         if loss < best_loss:
             best_loss, best_state = loss, copy.deepcopy(network.state_dict())
@@ -116,38 +147,32 @@ def learn(
     network.eval()
 
 
-def _epoch(
-    network: nn.Module, inputs: Sequence[Tensor], target: Target, order: Ints, scale: tuple[float, float], batch: int,
-    optimizer: torch.optim.Optimizer, prepare: Callable[[Tensor], Tensor],
-) -> None:  # fmt: skip
-    network.train()
-    for first in range(0, len(order), batch):
-        rows = order[first : first + batch]
-        optimizer.zero_grad()
-        target_loss(network(*(prepare(x[torch.from_numpy(rows)]) for x in inputs)), target[rows], scale).backward()
-        optimizer.step()
+def _step(network: nn.Module, batch: Examples, scale: tuple[float, float], optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    target_loss(network(*_beside(network, batch.inputs)), batch.target, scale).backward()
+    optimizer.step()
 
 
 @torch.no_grad()
-def _held_loss(
-    network: nn.Module, inputs: Sequence[Tensor], target: Target, held: Ints, scale: tuple[float, float],
-    prepare: Callable[[Tensor], Tensor],
-) -> float:  # fmt: skip
-    network.eval()
-    return float(target_loss(_outputs(network, [x[torch.from_numpy(held)] for x in inputs], prepare), target[held], scale))
+def _loss(network: nn.Module, held: Examples, scale: tuple[float, float]) -> float:
+    return float(target_loss(_outputs(network.eval(), held.inputs), held.target, scale))
 
 
-def _outputs(network: nn.Module, inputs: Sequence[Tensor], prepare: Callable[[Tensor], Tensor]) -> Tensor:
-    parts = [network(*map(prepare, batch)).float().cpu() for batch in zip(*(x.split(16) for x in inputs), strict=True)]
-    return torch.cat(parts)
+def _beside(network: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The inputs where the network's parameters are."""
+    device = next(network.parameters()).device
+    return [x.to(device) for x in inputs]
+
+
+def _outputs(network: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
+    batches = zip(*(x.split(16) for x in inputs), strict=True)
+    return torch.cat([network(*_beside(network, batch)).float().cpu() for batch in batches])
 
 
 @torch.no_grad()
-def scores(
-    network: nn.Module, inputs: Sequence[Tensor], target: Target, prepare: Callable[[Tensor], Tensor] = lambda x: x
-) -> Floats:
+def scores(network: nn.Module, inputs: Sequence[Tensor], target: Target) -> Floats:
     """Class probabilities, values or log hazards of units by a network that has learned `target`."""
-    output_SK = _outputs(network.eval(), inputs, prepare).double()
+    output_SK = _outputs(network.eval(), inputs).double()
     if target.kind == "classification":
         return output_SK.softmax(dim=1).numpy()
     mean, deviation = value_scale(target) if target.kind == "regression" else (0.0, 1.0)

@@ -5,14 +5,12 @@ Axes: S units, C contrasts of a unit, Z/Y/X voxels, D width, K outputs.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from mri_fm.evaluate.draws import Draw, drawer
-from mri_fm.evaluate.features import Features
-from mri_fm.evaluate.linear import Fitted
-from mri_fm.evaluate.optimise import Schedule, held_out, initialise, learn, scores
-from mri_fm.evaluate.target import Ints, Target
+from mri_fm.evaluate.features import Features, tensors
+from mri_fm.evaluate.optimise import Schedule, best_device, fit_network, initialise
+from mri_fm.evaluate.training import Fitted, TrainingPart
 
 WIDTHS = (8, 16, 32, 64)
 SCHEDULE = Schedule(epochs=30, patience=8, batch=8, learning_rate=2e-3, weight_decay=0.01)
@@ -36,31 +34,9 @@ class ConvolutionalNetwork(nn.Module):
         return self.head(feature_SCD.sum(dim=1) / present_SC.sum(dim=1, keepdim=True))
 
 
-def fit_supervised(
-    train: Features, target: Target, group_S: Ints, test: Features, *, held: Ints | None = None, seed: int, index: int
-) -> Fitted:
-    """Train on volumes (S, C, Z, Y, X); a group-disjoint quarter of the training units chooses the epoch.
-
-    Args:
-        train: volumes of the training (and validation) units.
-        target: their labels.
-        group_S: their groups.
-        test: volumes of the test units.
-        held: numbers of validation units in the training part; None: a quarter is drawn.
-        seed, index: key the quarter, the weights and the order of batches.
-    """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    held = held_out(target, group_S, seed=seed, index=index) if held is None or not len(held) else held
-    rng = drawer(seed, Draw.SUPERVISED, index)
-    network = ConvolutionalNetwork(target.outputs)
+def fit_supervised(part: TrainingPart, test: Features) -> Fitted:
+    """Train on volumes (S, C, Z, Y, X); a group-disjoint quarter of the training units chooses the epoch."""
+    rng = drawer(part.seed, Draw.SUPERVISED, part.index)
+    network = ConvolutionalNetwork(part.target.outputs)
     initialise(network, rng)
-    network = network.to(device)
-    inputs = (torch.as_tensor(train.value_SC), torch.from_numpy(train.present_SC))
-
-    def move(x: Tensor) -> Tensor:
-        return x.to(device)
-
-    learn(network, inputs, target, held, rng, SCHEDULE, prepare=move)
-    held_inputs = [x[torch.from_numpy(held)] for x in inputs]
-    test_SK = scores(network, (torch.as_tensor(test.value_SC), torch.from_numpy(test.present_SC)), target, move)
-    return Fitted(test_SK, scores(network, held_inputs, target, move), held)
+    return fit_network(network.to(best_device()), part, test, tensors, rng, SCHEDULE)

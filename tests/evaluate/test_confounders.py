@@ -25,6 +25,7 @@ from mri_fm.evaluate.spec import SplitSpec, TaskSpec
 from mri_fm.evaluate.splits import Split, cross_validation, require_disjoint
 from mri_fm.evaluate.target import Ints, Target
 from mri_fm.evaluate.task import Task, resolve_task
+from mri_fm.evaluate.training import TrainingPart
 
 PEOPLE = 96
 
@@ -100,7 +101,7 @@ def test_test_units_leave_adjustment_and_harmonisation_as_they_are() -> None:
     spoilt_SF[0, :5] *= -50
     for fit in (partial(fit_harmonised, covariates=1), partial(fit_residual, covariates=2)):
         tests = (Features.plain(table_SF[40:]), Features.plain(spoilt_SF))
-        before, after = (fit(train, target, np.arange(40), test, seed=0, index=1).test_SK for test in tests)
+        before, after = (fit(TrainingPart(train, target, np.arange(40)), test).test_SK for test in tests)
         np.testing.assert_array_equal(before[1:], after[1:])
         assert not np.allclose(before[0], after[0])
 

@@ -5,6 +5,8 @@ Axes: S units, Z/Y/X voxels.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from mri_fm.evaluate.metrics import auroc
 from mri_fm.evaluate.optimise import Schedule
 from mri_fm.evaluate.supervised import fit_supervised
 from mri_fm.evaluate.target import Target
+from mri_fm.evaluate.training import TrainingPart
 from mri_fm.models.vit import VisionTransformer
 
 SIZE = (8, 8, 8)
@@ -82,12 +85,13 @@ def test_a_class_is_learned_and_the_encoder_given_stays_as_it_was(tuning: str) -
     known, asked, start = np.arange(24), np.arange(24, 32), encoder(1)
     before = {name: tensor.clone() for name, tensor in start.state_dict().items()}
     schedule = Schedule(epochs=12, patience=12, batch=8, learning_rate=3e-3, warmup=0.2)
-    fit = dict(seed=0, index=1, encoder=start, heads=2, tuning=Tuning.parse(tuning), schedule=schedule)  # noqa: C408
-    first = fit_tuned(features[known], Target.of_classes(label_S[known]), known, features[asked], **fit)  # type: ignore[arg-type]
+    part = TrainingPart(features[known], Target.of_classes(label_S[known]), known)
+    fit = partial(fit_tuned, part, encoder=start, heads=2, tuning=Tuning.parse(tuning), schedule=schedule)
+    first = fit(features[asked])
     assert auroc(label_S[asked], first.test_SK)[0] > 0.8
     assert all(torch.equal(before[name], tensor) for name, tensor in start.state_dict().items())
     torch.manual_seed(7)
-    again = fit_tuned(features[known], Target.of_classes(label_S[known]), known, features[asked], **fit)  # type: ignore[arg-type]
+    again = fit(features[asked])
     np.testing.assert_array_equal(first.test_SK, again.test_SK)
 
 
@@ -95,10 +99,9 @@ def test_training_starts_at_the_encoder_that_was_given() -> None:
     """Without a step to take, what learns is what a frozen encoder gives: no weight of it is drawn anew."""
     features, label_S = stripes()
     start, rows = encoder(2), np.arange(8)
-    fit = dict(seed=0, index=1, encoder=start, heads=2, schedule=Schedule(epochs=1, learning_rate=0.0))  # noqa: C408
-    target = Target.of_classes(label_S[rows])
+    part, schedule = TrainingPart(features[rows], Target.of_classes(label_S[rows]), rows), Schedule(epochs=1, learning_rate=0.0)
     given = [
-        fit_tuned(features[rows], target, rows, features[rows], tuning=Tuning.parse(mode), **fit).test_SK  # type: ignore[arg-type]
+        fit_tuned(part, features[rows], encoder=start, heads=2, tuning=Tuning.parse(mode), schedule=schedule).test_SK
         for mode in ("full", "partial:1", "lora")
     ]
     np.testing.assert_allclose(given[0], given[1], atol=1e-6)
@@ -120,10 +123,10 @@ def test_on_the_gpu_a_class_is_learned_too() -> None:
     known, asked = np.arange(24), np.arange(24, 32)
     target = Target.of_classes(label_S[known])
     schedule = Schedule(epochs=12, patience=12, batch=8, learning_rate=3e-3, warmup=0.2)
-    tuned = fit_tuned(features[known], target, known, features[asked], seed=0, index=1, encoder=encoder(1), heads=2,
-                      tuning=Tuning("full"), schedule=schedule)  # fmt: skip
+    part = TrainingPart(features[known], target, known)
+    tuned = fit_tuned(part, features[asked], encoder=encoder(1), heads=2, tuning=Tuning("full"), schedule=schedule)
     volumes = Features.plain(unpack(features, SIZE)[0][:, 0])
-    scratch = fit_supervised(volumes[known], target, known, volumes[asked], seed=0, index=1)
+    scratch = fit_supervised(part.reading(volumes[known]), volumes[asked])
     assert min(auroc(label_S[asked], one.test_SK)[0] for one in (tuned, scratch)) > 0.8
 
 

@@ -5,6 +5,7 @@ Axes: S samples, N tokens, D width, F features.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,14 +18,15 @@ from mri_fm.evaluate.attentive import AttentiveProbe, fit_attentive
 from mri_fm.evaluate.compare import out_of_fold
 from mri_fm.evaluate.embed import embed
 from mri_fm.evaluate.estimators import partial_likelihood_loss
+from mri_fm.evaluate.experts import multiply
 from mri_fm.evaluate.features import Features, gather
-from mri_fm.evaluate.linear import Fitted, fit_linear, fit_neighbours, fit_voxels, multiply
+from mri_fm.evaluate.linear import fit_linear, fit_neighbours, fit_voxels
 from mri_fm.evaluate.metrics import auroc, measure
-from mri_fm.evaluate.optimise import Schedule, held_out, initialise, learn, target_loss
-from mri_fm.evaluate.optimise import scores as scores_of
+from mri_fm.evaluate.optimise import Examples, Schedule, fit_network, initialise, learn, target_loss
 from mri_fm.evaluate.splits import cross_validation
 from mri_fm.evaluate.supervised import fit_supervised
 from mri_fm.evaluate.target import Target
+from mri_fm.evaluate.training import Fitted, TrainingPart
 from mri_fm.inputs import Inputs
 
 
@@ -86,7 +88,7 @@ def test_a_test_volume_changes_no_other_score(fit: Any) -> None:
     spoilt[0] *= 1000
     train, target = Features.plain(features[:30]), Target.of_classes(label_S)
     before, after = (
-        fit(train, target, group_S, Features.plain(test), seed=0, index=1).test_SK for test in (features[30:], spoilt)
+        fit(TrainingPart(train, target, group_S), Features.plain(test)).test_SK for test in (features[30:], spoilt)
     )
     np.testing.assert_allclose(before[1:], after[1:], atol=1e-6)
     if fit is not fit_neighbours:  # whose few neighbours may happen to have the same labels
@@ -102,11 +104,11 @@ def test_only_attention_finds_the_one_token_that_tells() -> None:
 def test_the_attentive_probe_is_a_function_of_its_seed() -> None:
     token_SND, label_S = one_telling_token(24, 4, 4)
     tokens = Features.plain(token_SND)
-    fit = partial(fit_attentive, tokens, Target.of_classes(label_S), np.arange(24), tokens, heads=2, index=1)
-    first = fit(seed=0).test_SK
+    part = TrainingPart(tokens, Target.of_classes(label_S), np.arange(24))
+    first = fit_attentive(part, tokens, heads=2).test_SK
     torch.manual_seed(99)
-    np.testing.assert_array_equal(first, fit(seed=0).test_SK)
-    assert not np.array_equal(first, fit(seed=1).test_SK)
+    np.testing.assert_array_equal(first, fit_attentive(part, tokens, heads=2).test_SK)
+    assert not np.array_equal(first, fit_attentive(replace(part, seed=1), tokens, heads=2).test_SK)
 
 
 def test_the_folded_query_is_multi_head_attention() -> None:
@@ -147,7 +149,7 @@ def test_the_weights_of_the_best_epoch_are_kept() -> None:
     for epochs in (1, 5):  # what is learned is wrong for the held-out units, so the first epoch is the best
         network = nn.Linear(4, 2)
         initialise(network, np.random.default_rng(0))
-        learn(network, (feature_SD,), target, np.arange(6), np.random.default_rng(1), Schedule(epochs=epochs))
+        learn(network, Examples((feature_SD,), target), np.arange(6), np.random.default_rng(1), Schedule(epochs=epochs))
         kept.append(network.state_dict())
     assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
 
@@ -167,18 +169,12 @@ def test_values_and_times_are_read_off_a_planted_direction(kind: str) -> None:
         assert measure(metric, scores)[0] > least
 
 
-def fit_supervised_line(
-    train: Features, target: Target, group_S: np.ndarray, test: Features, *, held: Any, seed: int, index: int
-) -> Fitted:
+def fit_supervised_line(part: TrainingPart, test: Features) -> Fitted:
     """The losses of the networks, on a network of one layer."""
-    network = nn.Linear(6, 1)
-    initialise(network, np.random.default_rng(seed))
-    held = held_out(target, group_S, seed=seed, index=index)
-    inputs = (torch.from_numpy(train.mean()).float(),)
-    learn(network, inputs, target, held, np.random.default_rng(seed), Schedule(epochs=80, learning_rate=0.03))
-    return Fitted(
-        scores_of(network, (torch.from_numpy(test.mean()).float(),), target), np.zeros((0, 1)), np.zeros(0, dtype=np.int64)
-    )
+    network, rng = nn.Linear(6, 1), np.random.default_rng(part.seed)
+    initialise(network, rng)
+    schedule = Schedule(epochs=80, learning_rate=0.03)
+    return fit_network(network, part, test, lambda f: (torch.from_numpy(f.mean()).float(),), rng, schedule)
 
 
 def test_cox_loss_is_that_of_the_partial_likelihood() -> None:
@@ -218,7 +214,7 @@ def test_the_attentive_probe_fuses_contrasts_too(fusion: str) -> None:
     tokens = Features(torch.from_numpy(features.value_SC)[:, :, None].expand(-1, -1, 2, -1).half(), features.present_SC)
     known, asked = np.arange(80), np.arange(80, 120)
     target = Target.of_classes(label_S[known])
-    fitted = fit_attentive(tokens[known], target, known, tokens[asked], seed=0, index=1, fusion=fusion, heads=2)
+    fitted = fit_attentive(TrainingPart(tokens[known], target, known), tokens[asked], fusion=fusion, heads=2)
     assert auroc(label_S[asked], fitted.test_SK)[0] > 0.75
 
 
@@ -250,8 +246,8 @@ def test_a_given_validation_part_chooses_and_is_not_learned() -> None:
     feature_SF = rng.standard_normal((60, 4)) + 3 * label_S[:, None]
     wrong_S = np.where(np.arange(60) >= 20, 1 - label_S, label_S)
     for fit in (fit_linear, fit_neighbours):
-        fitted = fit(Features.plain(feature_SF), Target.of_classes(wrong_S), np.arange(60), Features.plain(feature_SF),
-                     held=np.arange(20, 60), seed=0, index=1)  # fmt: skip
+        part = TrainingPart(Features.plain(feature_SF), Target.of_classes(wrong_S), np.arange(60), np.arange(20, 60))
+        fitted = fit(part, Features.plain(feature_SF))
         assert auroc(label_S, fitted.test_SK)[0] > 0.9
         assert fitted.held.tolist() == list(range(20, 60))
 
@@ -263,11 +259,11 @@ def test_the_supervised_network_learns_a_bright_ball_and_skips_missing_contrasts
     volume_SCZYX[:, 0, 4:12, 4:12, 4:12] += 2.0 * label_S[:, None, None, None]
     present_SC = np.stack([np.ones(32, dtype=bool), np.zeros(32, dtype=bool)], axis=1)
     features, known, asked = Features(torch.from_numpy(volume_SCZYX).half(), present_SC), np.arange(24), np.arange(24, 32)
-    first = fit_supervised(features[known], Target.of_classes(label_S[known]), known, features[asked], seed=0, index=1)
+    first = fit_supervised(TrainingPart(features[known], Target.of_classes(label_S[known]), known), features[asked])
     assert auroc(label_S[asked], first.test_SK)[0] > 0.9
     volume_SCZYX[:, 1] = 1e3
     features = Features(torch.from_numpy(volume_SCZYX).half(), present_SC)
-    again = fit_supervised(features[known], Target.of_classes(label_S[known]), known, features[asked], seed=0, index=1)
+    again = fit_supervised(TrainingPart(features[known], Target.of_classes(label_S[known]), known), features[asked])
     np.testing.assert_array_equal(first.test_SK, again.test_SK)
 
 
