@@ -21,12 +21,10 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-from mri_fm.config import DataConfig
-from mri_fm.data.corpus import Corpus, Sample
-from mri_fm.data.loader import evaluation_batches
 from mri_fm.engine.environment import Environment, on_all_ranks
 from mri_fm.errors import UserError
 from mri_fm.evaluate.embed import READOUTS, embed
+from mri_fm.evaluate.volumes import Volumes
 from mri_fm.models.vit import VisionTransformer
 
 META = "meta.json"
@@ -43,60 +41,53 @@ class Embedded:
     inputs: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of each volume: readouts of its tokens (see `embed`), and for fine-tuning the whole input."""
+
+    readouts: tuple[str, ...] = READOUTS
+    whole_input: bool = False
+
+
 def embed_cached(
-    encoders: Mapping[str, VisionTransformer],
-    corpus: Corpus,
-    samples: Sequence[Sample],
-    data: DataConfig,
-    *,
-    folder: Path,
-    environment: Environment,
-    batch_size: int,
-    say: Say,
-    readouts: Sequence[str] = READOUTS,
-    whole_input: bool = False,
+    encoders: Mapping[str, VisionTransformer], volumes: Volumes, kept: Kept, *, folder: Path, environment: Environment, say: Say
 ) -> Embedded:
     """What is not in the cache yet is embedded, each volume once over all ranks, which call together.
 
     Args:
         encoders: frozen networks by name.
-        corpus, samples, data: the volumes and how they become input.
+        volumes: to be embedded.
+        kept: what is wanted of them.
         folder: of the cache, on storage that all ranks share.
         environment: this rank's place.
-        batch_size: volumes at once.
         say: told what is found and what is made.
-        readouts: what is kept of an encoder's tokens.
-        whole_input: keep the input too.
 
     Returns:
-        On rank 0 the rows of `samples`, on others nothing.
+        On rank 0 the rows of the volumes, on others nothing.
 
     Raises:
         UserError: a cached array was cut or altered, an embedding is not finite, or a volume cannot be read.
     """
-    identities = {name: _identity(name, encoder, corpus, samples, data, readouts) for name, encoder in encoders.items()}
-    identities[INPUT] = _identity(INPUT, None, corpus, samples, data, ("whole",) if whole_input else ())
+    identities = {name: _identity(encoder, volumes, kept.readouts) for name, encoder in encoders.items()}
+    identities[INPUT] = _identity(None, volumes, ("whole",) if kept.whole_input else ())
     found = {name: (folder / identity).is_dir() for name, identity in identities.items()}
     missing = [name for name, present in found.items() if not present]
     if environment.is_main:
         held = [name for name in identities if found[name]]
         if held:
-            say(f"cache hit: {', '.join(held)} of {len(samples)} volumes in {folder}")
+            say(f"cache hit: {', '.join(held)} of {len(volumes)} volumes in {folder}")
         if missing:
-            say(f"embedding {len(samples)} volumes: {', '.join(missing)}, {environment.world} ranks")
+            say(f"embedding {len(volumes)} volumes: {', '.join(missing)}, {environment.world} ranks")
     if missing:
         chosen = {name: encoders[name] for name in missing if name != INPUT}
-        _make(chosen, identities, corpus, samples, data, folder, environment, batch_size, readouts, whole_input)
+        _make(chosen, identities, volumes, kept, folder, environment)
     if not environment.is_main:
         return Embedded({}, {})
-    keys = [sample.key for sample in samples]
-    read = {name: _read(folder / identity, keys) for name, identity in identities.items()}
+    read = {name: _read(folder / identity, volumes.keys) for name, identity in identities.items()}
     return Embedded({name: read[name] for name in encoders}, read[INPUT])
 
 
-def _identity(
-    name: str, encoder: nn.Module | None, corpus: Corpus, samples: Sequence[Sample], data: DataConfig, readouts: Sequence[str]
-) -> str:
+def _identity(encoder: nn.Module | None, volumes: Volumes, readouts: Sequence[str]) -> str:
     """A hash over all that decides the rows: weights, payloads, how they become input, what is kept."""
     digest = xxhash.xxh3_128()
     if encoder is not None:
@@ -104,10 +95,11 @@ def _identity(
             digest.update(key.encode() + str(tuple(tensor.shape)).encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         digest.update(repr(encoder).encode())  # heads, norms and positions, which weights do not tell
+    data, samples = volumes.data, volumes.samples
     rule: dict[str, Any] = {"format": FORMAT, "size": list(data.size), "statistics": data.statistics, "reader": data.reader}
-    rule |= {"evaluation": asdict(data.evaluation), "readouts": list(readouts), "input": name == INPUT}
+    rule |= {"evaluation": asdict(data.evaluation), "readouts": list(readouts), "input": encoder is None}
     rule["volumes"] = [(s.key, s.checksum, s.p01, s.p99, s.crop_p01, s.crop_p99, s.spacing) for s in samples]
-    rule["spec"] = corpus.info.get("spec_hash", "")
+    rule["spec"] = volumes.corpus.info.get("spec_hash", "")
     digest.update(json.dumps(rule, sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -115,26 +107,19 @@ def _identity(
 def _make(
     encoders: Mapping[str, VisionTransformer],
     identities: Mapping[str, str],
-    corpus: Corpus,
-    samples: Sequence[Sample],
-    data: DataConfig,
+    volumes: Volumes,
+    kept: Kept,
     folder: Path,
     environment: Environment,
-    batch_size: int,
-    readouts: Sequence[str],
-    whole_input: bool,
 ) -> None:
     """Every rank writes its part; rank 0 puts them together and publishes each folder by a rename."""
-    keys = [sample.key for sample in samples]
+    keys = volumes.keys
     parts = folder / f"parts-{xxhash.xxh3_64_hexdigest(''.join(sorted(identities.values())).encode())}"
 
     def work() -> None:
-        batches = evaluation_batches(
-            corpus, samples, data, batch_size=batch_size, device=environment.device, rank=environment.rank,
-            world=environment.world,
-        )  # fmt: skip
-        own = len(range(environment.rank, len(samples), environment.world))
-        rows = embed(encoders, batches, keys, environment.device, readouts=readouts, whole_input=whole_input)
+        own = len(range(environment.rank, len(volumes), environment.world))
+        readouts, whole = kept.readouts, kept.whole_input
+        rows = embed(encoders, volumes.batches(environment), keys, environment.device, readouts=readouts, whole_input=whole)
         _write_part(parts / f"rank-{environment.rank:05d}", rows, own)
 
     def publish() -> None:

@@ -22,7 +22,7 @@ from mri_fm.data.storage import same_place
 from mri_fm.engine.environment import Environment
 from mri_fm.engine.weights import LoadedObjective, load_objective
 from mri_fm.errors import UserError
-from mri_fm.evaluate.cache import Embedded, embed_cached
+from mri_fm.evaluate.cache import Embedded, Kept, embed_cached
 from mri_fm.evaluate.compare import (
     HEADLINE_METHOD,
     Comparison,
@@ -57,6 +57,7 @@ from mri_fm.evaluate.statistics import holm
 from mri_fm.evaluate.target import Ints, Target
 from mri_fm.evaluate.task import Task, resolve_task
 from mri_fm.evaluate.viewer import Probed, Source, View, most_passes, view_units
+from mri_fm.evaluate.volumes import Volumes
 from mri_fm.models.vit import VisionTransformer
 from mri_fm.objectives import Objective, objective_class
 
@@ -117,20 +118,11 @@ def evaluate(request: Request, say: Say = lambda line: None, environment: Enviro
     _check_size(request.size, loaded.config)
     name, encoders = _encoders(loaded, request)
     rows = sorted({int(row) for task in tasks for row in task.row_V})
-    samples = [corpus.samples[row] for row in rows]
     data = data_config(loaded.config.data, request)
-    embedded = embed_cached(
-        encoders,
-        corpus,
-        samples,
-        data,
-        folder=request.cache or request.run / CACHE_DIR,
-        environment=environment,
-        batch_size=request.batch_size,
-        say=say,
-        readouts=sorted({PROBES[probe].readout for probe in request.probes}),
-        whole_input=bool(request.finetune),
-    )
+    volumes = Volumes(corpus, [corpus.samples[row] for row in rows], data, request.batch_size)
+    kept = Kept(tuple(sorted({PROBES[probe].readout for probe in request.probes})), bool(request.finetune))
+    folder = request.cache or request.run / CACHE_DIR
+    embedded = embed_cached(encoders, volumes, kept, folder=folder, environment=environment, say=say)
     if not environment.is_main:
         return None
     origin = {"encoder": name, "run": str(request.run), "objective": loaded.config.objective.name, "step": loaded.step}
@@ -138,12 +130,12 @@ def evaluate(request: Request, say: Say = lambda line: None, environment: Enviro
     results, shown = {}, []
     for task, splitter in zip(tasks, splitters, strict=True):
         own = [place[row] for row in task.row_V.tolist()]
-        part, volumes = _take(embedded, own), [samples[i] for i in own]
-        methods = _methods(task, part, volumes, encoders, loaded.config, request)
-        comparison, figures = _one_task(task, methods, splitter, request, say)
-        results[task.name] = _facts(request, task, loaded.config, volumes) | origin | figures
-        source = Source(encoders[TRAINED], corpus, data, environment.device, request.batch_size)
-        views = _views(task, volumes, methods[HEADLINE_METHOD], comparison, splitter, source, request, say)
+        part, of_task = _take(embedded, own), volumes.some(own)
+        methods = _methods(task, part, of_task.samples, encoders, loaded.config, request)
+        trial = Trial(task, methods, splitter, request.seed)
+        comparison, figures = _one_task(trial, request, say)
+        results[task.name] = _facts(request, task, loaded.config, of_task.samples) | origin | figures
+        views = _views(trial, comparison, request.view, Source(encoders[TRAINED], of_task, environment), say)
         shown.append(Shown(task, part, comparison, results[task.name], views))
     return _write(request.out, results, shown)
 
@@ -207,34 +199,50 @@ def _take(embedded: Embedded, rows: Sequence[int]) -> Embedded:
     return Embedded(encoders, {key: x[place] for key, x in embedded.inputs.items()})
 
 
-def _one_task(
-    task: Task, methods: Mapping[str, Method], splitter: Splitter, request: Request, say: Say
-) -> tuple[Comparison, dict[str, Any]]:
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A task with the methods that answer it and the splits that they meet."""
+
+    task: Task
+    methods: Mapping[str, Method]
+    splitter: Splitter
+    seed: int
+
+    @property
+    def headline(self) -> Method:
+        """The method that was chosen beforehand."""
+        return self.methods[HEADLINE_METHOD]
+
+    def splits(self) -> Sequence[Split]:
+        """Those of the first refit."""
+        return self.splitter(self.task.target, self.seed)
+
+
+def _one_task(trial: Trial, request: Request, say: Say) -> tuple[Comparison, dict[str, Any]]:
     """Scores and figures of one task."""
-    comparison = compare(task, methods, splitter, refits=request.refits, seed=request.seed, say=say)
+    task, splitter = trial.task, trial.splitter
+    comparison = compare(task, trial.methods, splitter, refits=request.refits, seed=trial.seed, say=say)
     permutations = min(request.permutations, SURVIVAL_PERMUTATIONS if task.target.kind == "survival" else request.permutations)
     say(f"{task.name}: {permutations} permutations of the labels")
-    null = null_distribution(task, methods[HEADLINE_METHOD], splitter, permutations=permutations, seed=request.seed)
+    null = null_distribution(task, trial.headline, splitter, permutations=permutations, seed=trial.seed)
     say(f"{task.name}: confounders, subgroups, learning curve")
-    return comparison, figures_of(task, comparison, null) | _further(task, methods, comparison, splitter, request.seed)
+    return comparison, figures_of(task, comparison, null) | _further(trial, comparison)
 
 
-def _further(
-    task: Task, methods: Mapping[str, Method], comparison: Comparison, splitter: Splitter, seed: int
-) -> dict[str, Any]:
+def _further(trial: Trial, comparison: Comparison) -> dict[str, Any]:
     """What else is asked of the headline probe: is it honest, what does it rest on, for whom, and from how many labels?"""
-    headline, splits = methods[HEADLINE_METHOD], splitter(task.target, seed)
-    features = headline.of_refit(0)
+    task, seed, splits = trial.task, trial.seed, trial.splits()
+    features = trial.headline.of_refit(0)
 
     def first_part(target: Target) -> tuple[Ints, Scores]:
-        return out_of_fold(features, target, task.group_S, splits[:1], headline.fit, seed=seed)
+        return out_of_fold(features, target, task.group_S, splits[:1], trial.headline.fit, seed=seed)
 
     audit(first_part, task.target, splits[:1], seed=seed)
-    curves = {name: methods[name] for name in (HEADLINE_METHOD, f"{HEADLINE}/{RANDOM}", VOXELS)}
+    curves = {name: trial.methods[name] for name in (HEADLINE_METHOD, f"{HEADLINE}/{RANDOM}", VOXELS)}
     curve = (
         []
         if task.target.kind == "survival"
-        else learning_curve(task, curves, lambda drawn: splitter(task.target, drawn), seed=seed)
+        else learning_curve(task, curves, lambda drawn: trial.splitter(task.target, drawn), seed=seed)
     )
     return {
         "audit": "test labels shuffled: no score of the test part moved",
@@ -245,18 +253,15 @@ def _further(
     }
 
 
-def _views(
-    task: Task, samples: Sequence[Sample], method: Method, comparison: Comparison, splitter: Splitter, source: Source,
-    request: Request, say: Say,
-) -> list[View]:  # fmt: skip
-    """What the page's viewer shows."""
-    chosen = verdicts(task, comparison, request.view)
-    score = partial(score_again, task, method, splitter(task.target, request.seed), request.seed)
-    probed = Probed(task, method.of_refit(0), PROBES[HEADLINE].readout, score)
+def _views(trial: Trial, comparison: Comparison, count: int, source: Source, say: Say) -> list[View]:
+    """What the page's viewer shows of `count` units judged best and as many judged worst."""
+    chosen = verdicts(trial.task, comparison, count)
+    score = partial(score_again, trial.task, trial.headline, trial.splits(), trial.seed)
+    probed = Probed(trial.task, trial.headline.of_refit(0), PROBES[HEADLINE].readout, score)
     if chosen:
         passes = most_passes(source.encoder.grid, len(chosen))
-        say(f"{task.name}: viewer of {len(chosen)} units: at most {passes:,} covered volumes to encode (--view 0: none)")
-    return list(view_units(samples, chosen, probed, source))
+        say(f"{trial.task.name}: viewer of {len(chosen)} units: at most {passes:,} covered volumes to encode (--view 0: none)")
+    return list(view_units(chosen, probed, source))
 
 
 def _write(out: Path, results: Mapping[str, dict[str, Any]], shown: Sequence[Shown]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ cells, B batch, F features, S units, K outputs. What a `View` holds is in the or
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mri_fm.config import DataConfig
-from mri_fm.data.corpus import Corpus, Sample
-from mri_fm.data.loader import Batch, evaluation_batches
+from mri_fm.data.corpus import Sample
+from mri_fm.data.loader import Batch
 from mri_fm.data.params import centre_params
+from mri_fm.engine.environment import Environment
 from mri_fm.evaluate.attention_maps import Cells, attention_weights, rollout, similarity
 from mri_fm.evaluate.embed import read_tokens
 from mri_fm.evaluate.examples import Verdict
@@ -26,6 +26,7 @@ from mri_fm.evaluate.features import Features
 from mri_fm.evaluate.occlusion import Blocks, block_sizes, score_drops
 from mri_fm.evaluate.target import Floats
 from mri_fm.evaluate.task import Task
+from mri_fm.evaluate.volumes import Volumes
 from mri_fm.models.patches import Size3, patch_grid
 from mri_fm.models.vit import VisionTransformer, as_size3
 
@@ -39,13 +40,11 @@ Scorer = Callable[[int, Features], Floats]
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """The frozen encoder, and how volumes reach it."""
+    """The frozen encoder, and the task's volumes."""
 
     encoder: VisionTransformer
-    corpus: Corpus
-    data: DataConfig
-    device: torch.device
-    batch_size: int
+    volumes: Volumes
+    environment: Environment
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,22 +113,21 @@ class View:
     registers: int
 
 
-def view_units(samples: Sequence[Sample], chosen: Sequence[Verdict], probed: Probed, source: Source) -> Iterator[View]:
+def view_units(chosen: Sequence[Verdict], probed: Probed, source: Source) -> Iterator[View]:
     """Look into units one after the other; of a unit's volumes the first is shown and covered, the others stay as they are.
 
     Args:
-        samples: the task's volumes.
         chosen: the units.
         probed: the probe.
         source: of inputs and tokens.
     """
-    volumes = [int(np.flatnonzero(probed.task.unit_V == verdict.unit)[0]) for verdict in chosen]
-    source.encoder.to(source.device).eval()
-    batches = evaluation_batches(source.corpus, [samples[v] for v in volumes], source.data, batch_size=1, device=source.device)
-    for verdict, volume, batch in zip(chosen, volumes, batches, strict=True):
-        seen = _Input.of(batch, samples[volume], source)
+    rows = [int(np.flatnonzero(probed.task.unit_V == verdict.unit)[0]) for verdict in chosen]
+    source.encoder.to(source.environment.device).eval()
+    batches = replace(source.volumes.some(rows), batch_size=1).batches(source.environment)
+    for verdict, row, batch in zip(chosen, rows, batches, strict=True):
+        seen = _Input.of(batch, source.volumes.samples[row], source)
         cells = Cells.of_grid(seen.grid, seen.patch)
-        score, occlusions = _occlusions(seen, volume, cells, probed, source)
+        score, occlusions = _occlusions(seen, row, cells, probed, source)
         picture_ZYX = _picture(seen.x_CZYX[0].cpu())
         yield View(
             verdict=verdict,
@@ -168,13 +166,13 @@ class _Input:
     @classmethod
     def of(cls, batch: Batch, sample: Sample, source: Source) -> _Input:
         """The first of a batch."""
-        data, patch = source.data, as_size3(source.encoder.patch)
+        data, patch, device = source.volumes.data, as_size3(source.encoder.patch), source.environment.device
         plane, crop = data.evaluation.plane, data.evaluation.crop
         params = centre_params(sample.shape, data.size, spacing=sample.spacing, plane=plane, crop=crop)
         return cls(
-            x_CZYX=batch.x_BCZYX[0].to(source.device, torch.float32),
-            foreground_CZYX=batch.foreground_BCZYX[0].to(source.device),
-            spacing_3=batch.spacing_B3[0].to(source.device),
+            x_CZYX=batch.x_BCZYX[0].to(device, torch.float32),
+            foreground_CZYX=batch.foreground_BCZYX[0].to(device),
+            spacing_3=batch.spacing_B3[0].to(device),
             patch=patch,
             grid=patch_grid(as_size3(batch.x_BCZYX.shape[2:]), patch),
             depth_axis=params.depth_axis,
@@ -211,7 +209,7 @@ def _cell_maps(seen: _Input, cells: Cells, encoder: VisionTransformer) -> tuple[
 
 
 @torch.inference_mode()
-def _occlusions(seen: _Input, volume: int, cells: Cells, probed: Probed, source: Source) -> tuple[float, tuple[Occlusion, ...]]:
+def _occlusions(seen: _Input, row: int, cells: Cells, probed: Probed, source: Source) -> tuple[float, tuple[Occlusion, ...]]:
     """The score of the whole volume, and where it rests."""
 
     def read(x_BCZYX: Tensor) -> Tensor:
@@ -219,8 +217,10 @@ def _occlusions(seen: _Input, volume: int, cells: Cells, probed: Probed, source:
         return read_tokens(token_BND.float(), seen.grid, probed.readout).cpu()
 
     sizes = block_sizes(seen.grid)
-    ask = _asker(volume, probed)
-    score, drops = score_drops(seen.x_CZYX, seen.foreground_CZYX, sizes, seen.patch, read, ask, batch_size=source.batch_size)
+    ask = _asker(row, probed)
+    score, drops = score_drops(
+        seen.x_CZYX, seen.foreground_CZYX, sizes, seen.patch, read, ask, batch_size=source.volumes.batch_size
+    )
     order_M = seen.turned_cells(cells.grid)
     found = [
         Occlusion(_edges(blocks, seen), cells.mean(drop_N[:, None])[order_M, 0])
@@ -234,10 +234,10 @@ def _edges(blocks: Blocks, seen: _Input) -> tuple[float, ...]:
     return seen.turned([n * mm for n, mm in zip(voxels, seen.spacing_3.tolist(), strict=True)])
 
 
-def _asker(volume: int, probed: Probed) -> Callable[[Tensor], Tensor]:
+def _asker(row: int, probed: Probed) -> Callable[[Tensor], Tensor]:
     """Scores of a unit of which one volume has other features; the first features are those that it has."""
     task, features = probed.task, probed.features
-    unit, slot = int(task.unit_V[volume]), int(task.slot_V[volume])
+    unit, slot = int(task.unit_V[row]), int(task.slot_V[row])
     alike = int(((task.unit_V == unit) & (task.slot_V == slot)).sum())  # volumes of one contrast are averaged
 
     def ask(feature_BF: Tensor) -> Tensor:

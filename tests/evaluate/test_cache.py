@@ -14,8 +14,9 @@ from mri_fm.config import Config, config_from_yaml
 from mri_fm.data.corpus import Corpus
 from mri_fm.engine.environment import Environment, read_environment
 from mri_fm.errors import UserError
-from mri_fm.evaluate.cache import META, Embedded, embed_cached
+from mri_fm.evaluate.cache import META, Embedded, Kept, embed_cached
 from mri_fm.evaluate.evaluation import ALONE, untrained
+from mri_fm.evaluate.volumes import Volumes
 from mri_fm.models.vit import VisionTransformer
 from tests.distributed import run_ranks
 
@@ -30,10 +31,9 @@ class Setting:
 
     def embed(self, folder: Path, said: list[str], environment: Environment = ALONE, **change: Any) -> Embedded:
         given = {"encoders": {"trained": self.encoder}, "samples": self.corpus.samples[:7], "data": self.config.data} | change
-        return embed_cached(
-            given["encoders"], self.corpus, given["samples"], given["data"], folder=folder, environment=environment,
-            batch_size=2, say=said.append, readouts=("pooled", "tokens"),
-        )  # fmt: skip
+        volumes = Volumes(self.corpus, given["samples"], given["data"], batch_size=2)
+        kept = Kept(("pooled", "tokens"))
+        return embed_cached(given["encoders"], volumes, kept, folder=folder, environment=environment, say=said.append)
 
 
 @pytest.fixture
