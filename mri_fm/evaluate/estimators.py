@@ -5,6 +5,7 @@ Axes: S units, F features, K classes (1 column where there are none).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from mri_fm.errors import UserError
 from mri_fm.evaluate.target import Floats, Target
 
 
@@ -72,24 +74,42 @@ class Cox:
     def __init__(self, strength: float) -> None:
         self._strength: float = strength
         self._model: Any = None
+        self._kept_F = np.zeros(0, dtype=np.int64)
 
     def fit(self, feature_SF: Floats, target: Target) -> Cox:
-        """Fit."""
+        """Fit.
+
+        Raises:
+            UserError: the likelihood has no maximum that lifelines finds.
+        """
         from lifelines import CoxPHFitter  # slow to import, and few tasks need it
+        from lifelines.exceptions import ConvergenceError, ConvergenceWarning
         from pandas import DataFrame
 
-        frame = DataFrame(feature_SF).assign(time=target.value_S, event=target.event_S)
-        self._model = CoxPHFitter(penalizer=self._strength).fit(frame, "time", "event")
+        spread_F = feature_SF.std(axis=0)  # lifelines scales every column to 1: one that hardly varies would become noise
+        self._kept_F = np.flatnonzero(spread_F > FLAT * max(spread_F.max(), 1e-12))
+        frame = DataFrame(feature_SF[:, self._kept_F]).assign(time=target.value_S, event=target.event_S)
+        with warnings.catch_warnings():  # with a penalty a column of small variance does no harm
+            warnings.filterwarnings("ignore", "Column.*very low variance", ConvergenceWarning)
+            warnings.filterwarnings("ignore", "Starting with pandas version 4", DeprecationWarning, "lifelines")
+            try:
+                self._model = CoxPHFitter(penalizer=self._strength).fit(frame, "time", "event")
+            except ConvergenceError as error:
+                raise UserError(
+                    f"Cox regression of {len(target)} units with {int(target.event_S.sum())} events does not converge "
+                    f"({str(error).splitlines()[0]}); take more units, or fewer folds so that more of them are learned"
+                ) from error
         return self
 
     def predict(self, feature_SF: Floats) -> Floats:
         """Log of the hazard, relative to that of the mean training unit."""
-        return np.asarray(self._model.predict_log_partial_hazard(feature_SF), dtype=np.float64)[:, None]
+        return np.asarray(self._model.predict_log_partial_hazard(feature_SF[:, self._kept_F]), dtype=np.float64)[:, None]
 
 
 ESTIMATORS: dict[str, Callable[[float], Estimator]] = {"classification": Logistic, "regression": Linear, "survival": Cox}
 STRENGTHS = {"classification": Logistic.strengths, "regression": Linear.strengths, "survival": Cox.strengths}
 COX_COMPONENTS = 16
+FLAT = 1e-6  # share of the largest deviation below which a column is taken for constant
 TINY = 1e-15  # least probability whose logarithm is taken
 
 

@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import nn
 
+from mri_fm.errors import UserError
 from mri_fm.evaluate.attentive import AttentiveProbe, fit_attentive
 from mri_fm.evaluate.compare import out_of_fold
 from mri_fm.evaluate.embed import embed
-from mri_fm.evaluate.estimators import partial_likelihood_loss
+from mri_fm.evaluate.estimators import Cox, partial_likelihood_loss
 from mri_fm.evaluate.experts import multiply
 from mri_fm.evaluate.features import Features, gather
 from mri_fm.evaluate.linear import fit_linear, fit_neighbours, fit_voxels
@@ -188,6 +189,23 @@ def test_cox_loss_is_that_of_the_partial_likelihood() -> None:
     assert partial_likelihood_loss(target, hazard_S) == pytest.approx(np.sum(terms))
     loss = target_loss(torch.from_numpy(hazard_S)[:, None], target, (0.0, 1.0))
     assert float(loss) == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+def test_cox_regression_leaves_constant_columns_out_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    """Principal components beyond the rank are rounding errors; scaled to 1 they would be learned as if they were features."""
+    rng = np.random.default_rng(12)
+    feature_SF = rng.standard_normal((40, 3)) * [1.0, 1.0, 1e-3]
+    target = Target(rng.exponential(np.exp(-feature_SF[:, 0])) + 0.01, "survival", (), rng.random(40) < 0.8)
+    flat_SF = np.concatenate([feature_SF, np.ones((40, 1)), 1e-15 * rng.standard_normal((40, 2))], axis=1)
+    with_flat, without = (Cox(0.1).fit(x_SF, target).predict(x_SF) for x_SF in (flat_SF, feature_SF))
+    np.testing.assert_allclose(with_flat, without, atol=1e-9)
+    assert not [w for w in recwarn if "variance" in str(w.message)]
+
+
+def test_cox_regression_that_does_not_converge_is_named() -> None:
+    target = Target(np.arange(10.0) + 1, "survival", (), np.ones(10, dtype=bool))
+    with pytest.raises(UserError, match="Cox regression of 10 units with 10 events does not converge .*take more units"):
+        Cox(0.0).fit(np.repeat(np.arange(10.0), 2).reshape(10, 2), target)  # the same column twice, and no penalty
 
 
 def several_contrasts(missing: float, effect: float = 0.9) -> tuple[Features, np.ndarray]:
