@@ -25,7 +25,7 @@ from mri_fm.evaluate.spec import SplitSpec, TaskSpec
 from mri_fm.evaluate.splits import Split, cross_validation, require_disjoint
 from mri_fm.evaluate.target import Ints, Target
 from mri_fm.evaluate.task import Task, resolve_task
-from mri_fm.evaluate.training import TrainingPart
+from mri_fm.evaluate.training import Fitted, TrainingPart
 
 PEOPLE = 96
 
@@ -230,6 +230,24 @@ def test_permutations_that_cannot_be_split_are_left_out_of_the_null() -> None:
     assert len(asked) == 8
     assert len(values) == sum(target.labels[0] == 0 for target in asked) > 0
     assert 0.2 < np.mean(values) < 0.8
+
+
+def test_the_curve_goes_from_8_to_64_units_of_each_class_and_larger_sets_hold_the_smaller() -> None:
+    task = task_of(dx=[0, 1] * 110)
+    seen: list[set[float]] = []
+
+    def fit(part: TrainingPart, test: Features) -> Fitted:
+        seen.append(set(part.features.mean()[:, 0]))
+        counts = np.bincount(part.target.labels)
+        assert counts[0] == counts[1] == len(part) // 2
+        return Fitted(np.full((len(test), 2), 0.5), np.zeros((0, 2)), np.zeros(0, dtype=np.int64))
+
+    methods = {"x": Method((Features.plain(np.arange(220.0)[:, None]),), fit)}
+    splits = partial(cross_validation, task.target, task.group_S, 3)
+    curve = learning_curve(task, methods, lambda s: splits(seed=s), seed=0, draws=1)
+    assert [record["per_class"] for record in curve] == [8, 16, 32, 64]
+    for smaller, larger in zip(seen[:9], seen[3:], strict=True):  # three folds of each size
+        assert smaller < larger
 
 
 def test_more_labels_teach_more_and_sizes_that_cannot_be_filled_are_left_out() -> None:

@@ -155,6 +155,21 @@ def test_the_weights_of_the_best_epoch_are_kept() -> None:
     assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
 
 
+def test_rates_warm_up_linearly_and_stay_there() -> None:
+    network, rates = nn.Linear(4, 2), []
+
+    class Watched(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            rates.append([group["lr"] for group in self.param_groups])
+
+    optimizer = Watched([{"params": [network.weight], "lr": 0.8}, {"params": [network.bias], "lr": 0.4}])
+    known = Examples((torch.randn(6, 4),), Target.of_classes(np.arange(6) % 2))
+    schedule = Schedule(epochs=8, patience=99, batch=4, warmup=0.5)
+    learn(network, known, np.arange(2), np.random.default_rng(0), schedule, optimizer)
+    np.testing.assert_allclose([rate[0] for rate in rates], [0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.8, 0.8])
+    np.testing.assert_allclose([rate[1] for rate in rates], np.array([rate[0] for rate in rates]) / 2)
+
+
 @pytest.mark.parametrize("kind", ["regression", "survival"])
 def test_values_and_times_are_read_off_a_planted_direction(kind: str) -> None:
     rng = np.random.default_rng(4)
@@ -204,7 +219,7 @@ def test_cox_regression_leaves_constant_columns_out_without_a_warning(recwarn: p
 
 def test_cox_regression_that_does_not_converge_is_named() -> None:
     target = Target(np.arange(10.0) + 1, "survival", (), np.ones(10, dtype=bool))
-    with pytest.raises(UserError, match="Cox regression of 10 units with 10 events does not converge .*take more units"):
+    with pytest.raises(UserError, match=r"Cox regression of 10 units with 10 events does not converge .*take more units"):
         Cox(0.0).fit(np.repeat(np.arange(10.0), 2).reshape(10, 2), target)  # the same column twice, and no penalty
 
 
