@@ -10,6 +10,7 @@ Axes: V volumes.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from mri_fm.engine.environment import Environment, on_all_ranks
 from mri_fm.errors import UserError
 from mri_fm.evaluate.embed import READOUTS, embed
+from mri_fm.evaluate.progress import progress
 from mri_fm.evaluate.volumes import Volumes
 from mri_fm.models.vit import VisionTransformer
 
@@ -119,7 +121,9 @@ def _make(
     def work() -> None:
         own = len(range(environment.rank, len(volumes), environment.world))
         readouts, whole = kept.readouts, kept.whole_input
-        rows = embed(encoders, volumes.batches(environment), keys, environment.device, readouts=readouts, whole_input=whole)
+        count = math.ceil(own / volumes.batch_size)
+        batches = progress(volumes.batches(environment), "embedding", count, unit="batch", shown=environment.is_main)
+        rows = embed(encoders, batches, keys, environment.device, readouts=readouts, whole_input=whole)
         _write_part(parts / f"rank-{environment.rank:05d}", rows, own)
 
     def publish() -> None:

@@ -19,6 +19,7 @@ from mri_fm.evaluate.draws import Draw, drawer
 from mri_fm.evaluate.features import Features
 from mri_fm.evaluate.methods import HEADLINE, TRAINED, Method
 from mri_fm.evaluate.metrics import Scores, measure
+from mri_fm.evaluate.progress import progress
 from mri_fm.evaluate.splits import Split
 from mri_fm.evaluate.statistics import Resamples, interval
 from mri_fm.evaluate.target import Floats, Ints, Target
@@ -109,7 +110,8 @@ def compare(task: Task, methods: Mapping[str, Method], splitter: Splitter, *, re
     for name, method in methods.items():
         say(f"{task.name}: fitting {name}")
         scores[name] = []
-        for refit in range(max(refits, len(method.features))):
+        count = max(refits, len(method.features))
+        for refit in progress(range(count), name, count, unit="refit"):
             splits = splitter(task.target, seed + refit)
             tested_T, found = out_of_fold(
                 method.of_refit(refit), task.target, task.group_S, splits, method.fit, seed=seed + refit
@@ -125,7 +127,7 @@ def null_distribution(task: Task, method: Method, splitter: Splitter, *, permuta
     A permutation that leaves some training part without a class, as happens with few units, has no value and is left out.
     """
     features, values = method.of_refit(0), []
-    for number in range(permutations):
+    for number in progress(range(permutations), "permutations", permutations):
         target = permute(task.target, task.group_S, seed=seed, index=number)
         try:
             splits = splitter(target, seed)

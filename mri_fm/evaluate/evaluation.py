@@ -48,6 +48,7 @@ from mri_fm.evaluate.methods import (
     random_name,
 )
 from mri_fm.evaluate.metrics import Scores
+from mri_fm.evaluate.progress import progress
 from mri_fm.evaluate.published import splits_of
 from mri_fm.evaluate.report import Shown, render
 from mri_fm.evaluate.results import figures_of
@@ -261,7 +262,7 @@ def _views(trial: Trial, comparison: Comparison, count: int, source: Source, say
     if chosen:
         passes = most_passes(source.encoder.grid, len(chosen))
         say(f"{trial.task.name}: viewer of {len(chosen)} units: at most {passes:,} covered volumes to encode (--view 0: none)")
-    return list(view_units(chosen, probed, source))
+    return list(progress(view_units(chosen, probed, source), "viewer", len(chosen), unit="unit"))
 
 
 def _write(out: Path, results: Mapping[str, dict[str, Any]], shown: Sequence[Shown]) -> dict[str, Any]:

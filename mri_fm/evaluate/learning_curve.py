@@ -16,6 +16,7 @@ from mri_fm.evaluate.compare import out_of_fold
 from mri_fm.evaluate.draws import Draw, drawer
 from mri_fm.evaluate.methods import Method
 from mri_fm.evaluate.metrics import measure
+from mri_fm.evaluate.progress import progress
 from mri_fm.evaluate.splits import Split
 from mri_fm.evaluate.statistics import interval
 from mri_fm.evaluate.target import Ints
@@ -45,7 +46,7 @@ def learning_curve(
         One record for each size that every training part can fill.
     """
     values: dict[int, dict[str, list[float]]] = {}
-    for draw in range(draws):
+    for draw in progress(range(draws), "learning curve", draws, unit="draw"):
         try:
             parts = splits(seed + draw)
         except UserError:  # these folds leave a training part without a class
