@@ -189,11 +189,12 @@
       }
       const kind = state.shows === "similarity" ? "similarity" : state.layer ? "attention" : "rollout";
       const at = unit.maps.findIndex((m) => m.kind === kind && (kind !== "attention" || (m.layer === state.layer && m.head === state.head)));
-      const { low, high } = unit.maps[at], first = (at * count + row) * count;
+      const { low, high, own } = unit.maps[at], first = (at * count + row) * count;
       const values = Array.from(unit.values.subarray(first, first + count), (q) => low[row] + q / 255 * (high[row] - low[row]));
+      values[row] = own[row];
       const titles = { similarity: "cosine with the chosen token", rollout: "attention through all layers from the chosen token",
         attention: `attention from the chosen token, layer ${state.layer}, ${state.head ? `head ${state.head}` : "mean over heads"}` };
-      if (kind === "similarity") return { values, low: low[row], high: 1, stops: SIMILAR, title: titles[kind] };
+      if (kind === "similarity") return { values, low: low[row], high: high[row], stops: SIMILAR, title: titles[kind] };
       return { values, low: low[row], high: high[row], stops: SEQUENTIAL, title: titles[kind] };
     }
 
@@ -276,7 +277,7 @@
       } else {
         const sum = over.values.reduce((a, b) => a + b, 0);
         const kept = unit.registers ? ` ${Math.round(100 * Math.max(0, 1 - sum))} % of it lies on ${unit.registers} registers.` : "";
-        this.reading.textContent = `${token}: ${number(100 * here)} % on itself, at most ${number(100 * over.high)} % on one token;`
+        this.reading.textContent = `${token}: ${number(100 * here)} % on itself, at most ${number(100 * over.high)} % on another;`
           + ` spread evenly it would be ${number(100 / count)} %.${kept}`;
       }
     }

@@ -9,6 +9,7 @@ import base64
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ probe that had not learned this unit. All three show what the network does, not 
 
 def _unit(view: View) -> dict[str, Any]:
     planes = view.volume_ZYX.numpy()
-    rows = [_quantised(one.value_MM.numpy()) for one in view.maps]
+    rows = [_Rows.of(one.value_MM.numpy()) for one in view.maps]
     return {
         "name": view.name,
         "truth": view.verdict.truth,
@@ -53,24 +54,41 @@ def _unit(view: View) -> dict[str, Any]:
         "registers": view.registers,
         "volume": _png(planes.reshape(-1, planes.shape[2])),
         "maps": [
-            {"kind": one.kind, "layer": one.layer, "head": one.head, "low": low, "high": high}
-            for one, (_, low, high) in zip(view.maps, rows, strict=True)
+            {"kind": m.kind, "layer": m.layer, "head": m.head, "low": row.low, "high": row.high, "own": row.own}
+            for m, row in zip(view.maps, rows, strict=True)
         ],
-        "rows": _png(np.concatenate([levels for levels, _, _ in rows])),
+        "rows": _png(np.concatenate([row.level_MM for row in rows])),
         "score": round(view.score, 4),
         "occlusions": [
-            {"edge": [round(mm, 1) for mm in one.edge_mm], "drop": [float(f"{v:.4g}") for v in one.drop_M.tolist()]}
-            for one in view.occlusions
+            {"edge": [round(mm, 1) for mm in one.edge_mm], "drop": _rounded(one.drop_M.numpy())} for one in view.occlusions
         ],
     }
 
 
-def _quantised(value_MM: NDArray[np.float32]) -> tuple[NDArray[np.uint8], list[float], list[float]]:
-    """Each row in 256 levels between its least and its largest value, and these two."""
-    low_M1, high_M1 = (end.astype(np.float64)[:, None] for end in (value_MM.min(axis=1), value_MM.max(axis=1)))
-    levels_MM = np.rint((value_MM - low_M1) / np.maximum(high_M1 - low_M1, 1e-12) * 255).astype(np.uint8)
-    low, high = ([float(f"{v:.6g}") for v in end_M1[:, 0]] for end_M1 in (low_M1, high_M1))
-    return levels_MM, low, high
+@dataclass(frozen=True)
+class _Rows:
+    """A map in 256 levels for each row, between its least and its largest value on *other* cells.
+
+    A cell's own value (1 in a similarity, half of a rollout) would leave no levels for the others; it stands in `own`.
+    """
+
+    level_MM: NDArray[np.uint8]
+    low: list[float]
+    high: list[float]
+    own: list[float]
+
+    @classmethod
+    def of(cls, value_MM: NDArray[np.float32]) -> _Rows:
+        """Quantise."""
+        itself = np.eye(len(value_MM), dtype=np.bool_) & (len(value_MM) > 1)
+        low_M1 = np.where(itself, np.inf, value_MM).min(axis=1, keepdims=True)
+        high_M1 = np.where(itself, -np.inf, value_MM).max(axis=1, keepdims=True)
+        level_MM = np.rint((value_MM - low_M1) / np.maximum(high_M1 - low_M1, 1e-12) * 255).clip(0, 255).astype(np.uint8)
+        return cls(level_MM, *(_rounded(ends_M) for ends_M in (low_M1[:, 0], high_M1[:, 0], value_MM.diagonal())))
+
+
+def _rounded(values: NDArray[np.floating]) -> list[float]:
+    return [float(f"{value:.6g}") for value in values]
 
 
 def _png(level_YX: NDArray[np.uint8]) -> str:

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from mri_fm.errors import UserError
-from mri_fm.evaluate import viewer
+from mri_fm.evaluate import viewer, viewer_page
 from mri_fm.evaluate.__main__ import main
 from mri_fm.evaluate.attention_maps import Cells
 from mri_fm.evaluate.features import Features, gather
@@ -60,7 +60,9 @@ def map_of(unit: dict[str, Any], **wanted: Any) -> np.ndarray:
     cells, one = int(np.prod(unit["grid"])), unit["maps"][place]
     level_MM = pixels(unit["rows"])[place * cells : (place + 1) * cells]
     low_M1, high_M1 = (np.array(one[end])[:, None] for end in ("low", "high"))
-    return low_M1 + level_MM / 255 * (high_M1 - low_M1)
+    value_MM = low_M1 + level_MM / 255 * (high_M1 - low_M1)
+    np.fill_diagonal(value_MM, one["own"])
+    return value_MM
 
 
 def test_units_are_the_best_and_the_worst_judged_with_the_scores_of_the_table(page: Path) -> None:
@@ -77,11 +79,20 @@ def test_attention_sums_to_1_and_similarity_is_1_with_itself(page: Path) -> None
         assert tuple(unit["grid"]) == GRID
         attention = [map_of(unit, kind="attention", layer=1, head=head) for head in range(3)]
         for value_MM in (*attention, map_of(unit, kind="rollout")):
-            np.testing.assert_allclose(value_MM.sum(axis=1), 1, atol=2e-3)
+            np.testing.assert_allclose(value_MM.sum(axis=1), 1, atol=1e-3)
         np.testing.assert_allclose(attention[0], (attention[1] + attention[2]) / 2, atol=1e-3)
         similar_MM = map_of(unit, kind="similarity")
-        np.testing.assert_allclose(similar_MM.diagonal(), 1, atol=1e-3)
+        np.testing.assert_allclose(similar_MM.diagonal(), 1, atol=1e-5)
         np.testing.assert_allclose(similar_MM, similar_MM.T, atol=0.01)
+
+
+def test_a_row_keeps_its_levels_for_other_cells() -> None:
+    value_MM = np.array([[0.9, 0.01, 0.02], [0.3, 0.3, 0.4], [-1.0, 0.0, 1.0]], dtype=np.float32)
+    rows = viewer_page._Rows.of(value_MM)
+    assert (rows.low, rows.high, rows.own) == ([0.01, 0.3, -1.0], [0.02, 0.4, 0.0], [0.9, 0.3, 1.0])
+    assert rows.level_MM.tolist() == [[255, 0, 255], [0, 0, 255], [0, 255, 255]]
+    alone = viewer_page._Rows.of(np.ones((1, 1), dtype=np.float32))
+    assert (alone.low, alone.high, alone.own) == ([1.0], [1.0], [1.0])
 
 
 def test_occlusion_finds_the_planted_lesion(page: Path) -> None:
