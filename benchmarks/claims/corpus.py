@@ -15,7 +15,7 @@ from preprocessing.sample_data import lay_out
 ROOT = Path(__file__).parents[2]
 HELD_OUT = Path(__file__).with_name("held_out.csv")
 """Every third person of OpenNeuro ds002748 with a T1, in order of number: 20 of 59."""
-LABELS = ("path", "dataset", "subject", "contrast", "kind", "scan_uid")
+LABELS = ("path", "dataset", "subject", "kind", "scan_uid")
 DATASET = "claims"
 
 
@@ -23,8 +23,8 @@ def build_corpus(bids: Path | None, out: Path, *, heads: int) -> Path:
     """The corpus, up to date: the split "train", and "test" for those held out.
 
     Args:
-        bids: a folder with *_T1w.nii.gz; None: renderings of the heads that installed packages ship, where held-out renderings
-            are of the same heads.
+        bids: a folder with *_T1w.nii.gz; None: renderings of the heads that installed packages ship, of several
+            contrasts; those held out are of the same heads.
         out: where the folders go.
         heads: how many at most.
     """
@@ -38,11 +38,12 @@ def build_corpus(bids: Path | None, out: Path, *, heads: int) -> Path:
 
 
 def find_scans(bids: Path | None, out: Path, heads: int) -> dict[Scan, Path]:
-    """The first T1 scans in order of name, by (subject, scan)."""
+    """The first scans in order of name, by (subject, scan); renderings are of several contrasts."""
     if bids is None:
-        labels = [label for label in lay_out(out / "packages", heads) if label.kind == "variant"]
-        return {(label.subject, label.subject): out / "packages" / label.path for label in labels}
-    files = sorted(bids.rglob("*_T1w.nii.gz"))[:heads]
+        variants = [label.path for label in lay_out(out / "packages", heads) if label.kind == "variant"]
+        files = sorted(out / "packages" / path for path in variants)
+    else:
+        files = sorted(bids.rglob("*_T1w.nii.gz"))[:heads]
     if not files:
         raise SystemExit(f"no *_T1w.nii.gz under {bids}")
     return {(path.name.split("_")[0], path.name.removesuffix(".nii.gz")): path for path in files}
@@ -60,7 +61,7 @@ def _link(scans: dict[Scan, Path], raw: Path) -> None:
         link = raw / path.name
         if not link.is_symlink():
             link.symlink_to(path.resolve())
-        rows.append((link.name, DATASET, subject, "T1", "individual", name))
+        rows.append((link.name, DATASET, subject, "individual", name))
     _write(raw / "labels.csv", LABELS, rows)
 
 

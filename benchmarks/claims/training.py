@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +21,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import torch  # noqa: E402
 from pretraining.report import commit, finished_arms, setting  # noqa: E402
-from pretraining.runs import Bench, Run, train_all  # noqa: E402
+from pretraining.runs import Bench, Measures, Run, train_all  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from claims.corpus import build_corpus  # noqa: E402
@@ -57,19 +58,25 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def curves_of(bench: Bench, scale: Scale) -> tuple[Curves, Curves]:
-    """The measures of both claims' arms, of the seeds under which all arms of a claim are finished."""
-    mae = {
-        arm: [mae_curve(bench, run) for run in tqdm(runs, desc=f"measure {arm}", unit="run")]
-        for arm, runs in finished_arms(bench, mae_arms(scale)).items()
+def curve(bench: Bench, scale: Scale, run: Run) -> dict[int, Measures]:
+    """What is measured of a run, once."""
+    return mae_curve(bench, run) if run.objective.startswith("mae") else jepa_curve(bench, run, scale.views)
+
+
+def curves_of(bench: Bench, scale: Scale, arms: Mapping[str, Sequence[Run]]) -> Curves:
+    """The measures of arms, of the seeds under which all of them are finished."""
+    return {
+        arm: [curve(bench, scale, run) for run in tqdm(runs, desc=f"measure {arm}", unit="run")]
+        for arm, runs in finished_arms(bench, arms).items()
     }
-    jepa_runs = finished_arms(bench, jepa_arms(scale))
-    further = {arm: runs for arm, runs in published_momentum(scale).items() if all(map(bench.finished, runs))}
-    jepa = {
-        arm: [jepa_curve(bench, run, scale.views) for run in tqdm(runs, desc=f"measure {arm}", unit="run")]
-        for arm, runs in (jepa_runs | (further if jepa_runs else {})).items()
-    }
-    return mae, jepa
+
+
+def curves_of_claims(bench: Bench, scale: Scale, claims: Sequence[int]) -> tuple[Curves, Curves]:
+    """Of each claim that is asked for; the exploratory arms join in where they are finished."""
+    mae = curves_of(bench, scale, mae_arms(scale)) if 1 in claims else {}
+    jepa = curves_of(bench, scale, jepa_arms(scale)) if 2 in claims else {}
+    further = curves_of(bench, scale, published_momentum(scale)) if jepa and scale.every_arm else {}
+    return mae, {**jepa, **further}
 
 
 def report(bench: Bench, scale: Scale, mae: Curves, jepa: Curves) -> None:
@@ -94,8 +101,8 @@ def main() -> int:
     scale = SHORT if options.short else FULL
     bench: Bench = scale.bench(options.out)
     build_corpus(options.bids, bench.out, heads=scale.heads)
-    train_all(bench, order(scale, options.claims), options.minutes)
-    mae, jepa = curves_of(bench, scale)
+    train_all(bench, order(scale, options.claims), options.minutes, measure=partial(curve, bench, scale))
+    mae, jepa = curves_of_claims(bench, scale, options.claims)
     if not mae and not jepa:
         print("no claim has all its arms finished under any seed yet: start again, what is finished is kept")
         return 0

@@ -89,13 +89,16 @@ def build_corpus(bids: Path, bench: Bench) -> None:
     subprocess.run([sys.executable, "-m", "preprocessing.build_shards", *words], check=True, cwd=ROOT)
 
 
-def train_all(bench: Bench, runs: Sequence[Run], minutes: float) -> list[Run]:
-    """Train what is not finished, in this order, until the time is up; returns the runs that are finished."""
+def train_all(
+    bench: Bench, runs: Sequence[Run], minutes: float, measure: Callable[[Run], object] = lambda run: None
+) -> list[Run]:
+    """Train what is not finished, in this order, until the time is up, and `measure` each; returns those that are finished."""
     deadline = time.monotonic() + 60 * minutes
     for run in tqdm([run for run in runs if not bench.finished(run)], desc="train", unit="run"):
         if time.monotonic() > deadline:
             break
         _train(bench, run)
+        measure(run)
     return [run for run in runs if bench.finished(run)]
 
 
