@@ -82,9 +82,12 @@ def correlation(band: int) -> str:
 
 
 def jepa_curve(bench: Bench, run: Run, views: int) -> dict[int, Measures]:
-    """Spread over people before the first step and at every checkpoint; over `views` views of each at both ends."""
+    """Spread over people at every checkpoint, and over `views` views of each at the end.
+
+    Before the first step, too, of `jepa`, whose initial weights all arms of a seed share.
+    """
     folder, ends = bench.folder(run), (0, bench.steps)
-    steps = [0, *bench.checkpoint_steps]
+    steps = [*([0] if run.objective == "jepa" else []), *bench.checkpoint_steps]
     return measured_once(
         folder / "claim2.json", steps, lambda step: measure_jepa(bench.corpus, folder, step, views if step in ends else 0)
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from pretraining.runs import Bench, Measures, Run, train_all  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from claims.corpus import build_corpus  # noqa: E402
-from claims.design import FULL, SHORT, Scale, jepa_arms, mae_arms, published_momentum  # noqa: E402
+from claims.design import FULL, SHORT, Arms, Scale, jepa_arms, mae_arms, published_momentum  # noqa: E402
 from claims.measures import jepa_curve, mae_curve  # noqa: E402
 from claims.tables import (  # noqa: E402
     Curves,
@@ -39,12 +39,17 @@ from claims.tables import (  # noqa: E402
 from claims.training_figure import draw  # noqa: E402
 
 
-def order(scale: Scale, claims: Sequence[int]) -> list[Run]:
+def arms_of(scale: Scale, claim: int) -> dict[str, Arms]:
+    """The arms that a claim is judged by, and the exploratory ones."""
+    if claim == 1:
+        return {"judged": mae_arms(scale), "exploratory": {}}
+    return {"judged": jepa_arms(scale), "exploratory": published_momentum(scale)}
+
+
+def order(arms: Mapping[str, Arms]) -> list[Run]:
     """Seed by seed, so that what is finished early is whole; the exploratory arms last."""
-    arms = (mae_arms(scale) if 1 in claims else {}) | (jepa_arms(scale) if 2 in claims else {})
-    by_seed = [run for runs in zip(*arms.values(), strict=True) for run in runs]
-    further = published_momentum(scale) if 2 in claims else {}
-    return by_seed + [run for runs in further.values() for run in runs]
+    by_seed = [run for runs in zip(*arms["judged"].values(), strict=True) for run in runs]
+    return by_seed + [run for runs in arms["exploratory"].values() for run in runs]
 
 
 def parse() -> argparse.Namespace:
@@ -63,7 +68,7 @@ def curve(bench: Bench, scale: Scale, run: Run) -> dict[int, Measures]:
     return mae_curve(bench, run) if run.objective.startswith("mae") else jepa_curve(bench, run, scale.views)
 
 
-def curves_of(bench: Bench, scale: Scale, arms: Mapping[str, Sequence[Run]]) -> Curves:
+def curves_of(bench: Bench, scale: Scale, arms: Arms) -> Curves:
     """The measures of arms, of the seeds under which all of them are finished."""
     return {
         arm: [curve(bench, scale, run) for run in tqdm(runs, desc=f"measure {arm}", unit="run")]
@@ -71,43 +76,41 @@ def curves_of(bench: Bench, scale: Scale, arms: Mapping[str, Sequence[Run]]) -> 
     }
 
 
-def curves_of_claims(bench: Bench, scale: Scale, claims: Sequence[int]) -> tuple[Curves, Curves]:
-    """Of each claim that is asked for; the exploratory arms join in where they are finished."""
-    mae = curves_of(bench, scale, mae_arms(scale)) if 1 in claims else {}
-    jepa = curves_of(bench, scale, jepa_arms(scale)) if 2 in claims else {}
-    further = curves_of(bench, scale, published_momentum(scale)) if jepa and scale.every_arm else {}
-    return mae, {**jepa, **further}
+def run_claim(bench: Bench, scale: Scale, claim: int, minutes: float) -> Curves:
+    """Train and measure; print the tables and what the rules say, if there is a seed under which all arms are finished."""
+    arms = arms_of(scale, claim)
+    train_all(bench, order(arms), minutes, measure=partial(curve, bench, scale))
+    curves = curves_of(bench, scale, arms["judged"])
+    if not curves:
+        print(f"claim {claim}: no seed under which all arms are finished yet: start again, what is finished is kept")
+        return {}
+    print(f"{setting(bench, finished_arms(bench, arms['judged']))}; torch {torch.__version__}, commit {commit()}.\n")
+    if arms["exploratory"]:
+        curves = {**curves, **curves_of(bench, scale, arms["exploratory"])}
+    print(_claim_1(bench, curves) if claim == 1 else _claim_2(bench, curves))
+    return curves
 
 
-def report(bench: Bench, scale: Scale, mae: Curves, jepa: Curves) -> None:
-    """Print the tables and what the rules say."""
-    arms = {arm: runs for arm, runs in (mae_arms(scale) | jepa_arms(scale)).items() if arm in mae | jepa}
-    kept = {arm: runs[: len((mae | jepa)[arm])] for arm, runs in arms.items()}
-    print(f"{setting(bench, kept)}; {scale.views} views; torch {torch.__version__}, measured under commit {commit()}.\n")
-    steps = [0, *bench.checkpoint_steps]
-    if mae:
-        print(gradient_table(mae, steps))
-        print(reconstruction_table(at(mae, bench.steps)))
-        print(weight_sentence(at(mae, bench.steps)))
-    if jepa:
-        last = {"random": [run[0] for run in jepa["jepa"]], **at(jepa, bench.steps)}
-        print(spread_table(last))
-        print(vcr_sentences(last))
+def _claim_1(bench: Bench, curves: Curves) -> str:
+    last = at(curves, bench.steps)
+    parts = [gradient_table(curves, [0, *bench.checkpoint_steps]), reconstruction_table(last), weight_sentence(last)]
+    return "\n".join(parts)
+
+
+def _claim_2(bench: Bench, curves: Curves) -> str:
+    last = {"random": [run[0] for run in curves["jepa"]], **at(curves, bench.steps)}
+    return "\n".join([spread_table(last), vcr_sentences(last)])
 
 
 def main() -> int:
     """The command line."""
     options = parse()
     scale = SHORT if options.short else FULL
-    bench: Bench = scale.bench(options.out)
-    build_corpus(options.bids, bench.out, heads=scale.heads)
-    train_all(bench, order(scale, options.claims), options.minutes, measure=partial(curve, bench, scale))
-    mae, jepa = curves_of_claims(bench, scale, options.claims)
-    if not mae and not jepa:
-        print("no claim has all its arms finished under any seed yet: start again, what is finished is kept")
-        return 0
-    report(bench, scale, mae, jepa)
-    draw(mae, jepa, options.figures / "claims-training.png")
+    build_corpus(options.bids, options.out.resolve(), heads=scale.heads)
+    curves = {
+        claim: run_claim(scale.bench(options.out, claim), scale, claim, options.minutes) for claim in sorted(options.claims)
+    }
+    draw(curves.get(1, {}), curves.get(2, {}), options.figures / "claims-training.png")
     return 0
 
 
