@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import webdataset
 import xxhash
 from numpy.typing import NDArray
 
@@ -51,6 +50,8 @@ def write_shard(path: Path, samples: Iterable[Sample], codec: Codec = RAW) -> li
 
     The bytes depend on the samples and the codec alone: time stamps are 0 and the owner is fixed.
     """
+    import webdataset  # it loads torch, which takes a second and 250 MB that reading has no use for
+
     partial = path.with_suffix(".tar.partial")
     checksums = {}
     with partial.open("wb") as stream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import xxhash
@@ -12,7 +13,7 @@ from scipy import ndimage
 
 from mri_fm.volume.content import check_content, check_units, fill_non_finite
 from mri_fm.volume.foreground import crop_to, foreground
-from mri_fm.volume.intensity import quantiles_of, quantise
+from mri_fm.volume.intensity import histogram, quantiles_of, quantise
 from mri_fm.volume.orient import RasVolume, to_ras, translate
 from mri_fm.volume.read import Volume
 from mri_fm.volume.refusal import Refusal
@@ -54,9 +55,14 @@ class Canonical:
         digest.update(repr((self.voxels.shape, [round(s + ROUNDING_SHIFT_MM, 3) for s in self.spacing])).encode())
         return digest.hexdigest()
 
+    @cached_property
+    def counts(self) -> NDArray[np.intp]:
+        """How many voxels have each value from 0."""
+        return histogram(self.voxels)
+
     def source_moments(self) -> tuple[float, float]:
         """Mean and standard deviation of all voxels, in units of the source."""
-        counts = np.bincount(self.voxels.reshape(-1)).astype(np.float64)
+        counts = self.counts.astype(np.float64)
         values = np.arange(counts.size)
         mean = float(counts @ values / counts.sum())
         std = float(np.sqrt(counts @ (values - mean) ** 2 / counts.sum()))
@@ -149,9 +155,9 @@ def crop(canonical: Canonical, mask: NDArray[np.bool_] | None = None) -> Crop:
     Raises:
         Refusal: no_foreground.
     """
-    found = foreground(canonical.voxels, canonical.spacing) if mask is None else crop_to(mask)
-    voxels = np.where(found.mask, canonical.voxels[tuple(map(slice, found.start, found.stop))], np.int16(0))
-    counts = np.bincount(voxels.reshape(-1))
+    found = foreground(canonical.voxels, canonical.spacing, canonical.counts) if mask is None else crop_to(mask)
+    voxels = canonical.voxels[tuple(map(slice, found.start, found.stop))] * found.mask
+    counts = histogram(voxels)
     crop_p01, crop_p99 = quantiles_of(counts, RANKS)
     counts[0] = 0  # the background is 0, and nothing else is
     p01, p99 = quantiles_of(counts, RANKS)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mri_fm.data.schema import CROP_MARGIN
+from mri_fm.volume.intensity import histogram
 from mri_fm.volume.refusal import Refusal
 
 GRID_MM = 3.0
@@ -38,17 +39,21 @@ class Foreground:
     stop: tuple[int, int, int]
 
 
-def foreground(voxels: NDArray[np.int16], spacing: tuple[float, float, float]) -> Foreground:
+def foreground(
+    voxels: NDArray[np.int16], spacing: tuple[float, float, float], counts: NDArray[np.intp] | None = None
+) -> Foreground:
     """Find the largest object of a volume.
 
     Args:
         voxels: int16 (Z, Y, X), quantised, all ≥ 1.
         spacing: millimetres along z, y, x.
+        counts: the volume's histogram, where it is known.
 
     Raises:
         Refusal: no_foreground.
     """
-    candidates = voxels > threshold(voxels)
+    level = threshold(histogram(voxels) if counts is None else counts)
+    candidates = voxels > np.int16(level)  # whole numbers above the level are those above its whole part
     factors = [max(1, round(GRID_MM / s)) for s in spacing]
     grid = _largest_object(_block_mean(candidates, factors) >= 0.5, slice_axis=int(np.argmax(spacing)))
     if grid.mean() < MIN_FRACTION:
@@ -71,17 +76,17 @@ def crop_to(mask: NDArray[np.bool_]) -> Foreground:
     return Foreground(np.ascontiguousarray(mask[tuple(map(slice, start, stop))]), start, stop)
 
 
-def threshold(voxels: NDArray[np.int16]) -> float:
-    """The intensity above which a voxel may be foreground.
+def threshold(counts: NDArray[np.intp]) -> float:
+    """The intensity above which a voxel may be foreground, from the histogram of a volume.
 
     The set background of a skull-stripped volume is left out exactly. Otherwise Otsu's threshold (IEEE Trans. SMC 9, 1979)
     of the intensities below their 99.5th percentile, moved towards the background.
     """
-    counts = np.bincount(voxels.reshape(-1))
+    size = int(counts.sum())
     lowest = int(np.flatnonzero(counts)[0])
-    top = int(np.searchsorted(counts.cumsum(), 0.995 * voxels.size)) + 1
+    top = int(np.searchsorted(counts.cumsum(), 0.995 * size)) + 1
     noise = counts[lowest + 1 : lowest + 1 + max(1, round(NOISE_RANGE * (top - lowest)))].sum()
-    if counts[lowest] > STRIPPED_FRACTION * voxels.size and counts[lowest] > 10 * noise:
+    if counts[lowest] > STRIPPED_FRACTION * size and counts[lowest] > 10 * noise:
         return float(lowest)
     histogram, edges = np.histogram(np.arange(lowest, top + 1), HISTOGRAM_BINS, weights=counts[lowest : top + 1].astype(float))
     otsu, background = _otsu(histogram, (edges[:-1] + edges[1:]) / 2)
@@ -100,13 +105,20 @@ def _otsu(histogram: NDArray[np.float64], centres: NDArray[np.float64]) -> tuple
 
 
 def _block_mean(mask: NDArray[np.bool_], factors: list[int]) -> NDArray[np.float64]:
-    """Share of true voxels in blocks of `factors`, the last ones padded with false."""
-    padding = [(0, -n % f) for n, f in zip(mask.shape, factors, strict=True)]
-    padded = np.pad(mask, padding)
-    z, y, x = (n // f for n, f in zip(padded.shape, factors, strict=True))
-    blocks = padded.reshape(z, factors[0], y, factors[1], x, factors[2])
-    counts = blocks.sum(axis=5, dtype=np.uint16).sum(axis=3, dtype=np.uint16).sum(axis=1, dtype=np.uint32)
-    return counts / float(np.prod(factors))
+    """Share of true voxels in blocks of `factors`, the last ones as if padded with false.
+
+    Whole planes and rows are added, in bytes as long as these can hold the sum: many times faster than a sum within blocks.
+    """
+    counts, size = mask.view(np.uint8), 1
+    for axis, factor in enumerate(factors):
+        size *= factor
+        planes = np.moveaxis(counts, axis, 0)
+        total = planes[::factor].astype(np.uint8 if size <= np.iinfo(np.uint8).max else np.uint32)
+        for offset in range(1, factor):
+            part = planes[offset::factor]
+            total[: len(part)] += part
+        counts = np.moveaxis(total, 0, axis)
+    return counts / float(size)
 
 
 def _largest_object(mask: NDArray[np.bool_], slice_axis: int) -> NDArray[np.bool_]:
@@ -130,6 +142,6 @@ def _neighbours(grid_spacing: list[float]) -> NDArray[np.bool_]:
 
 
 def _enlarge(grid: NDArray[np.bool_], factors: list[int], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    for axis, factor in enumerate(factors):
-        grid = np.repeat(grid, factor, axis)
+    for axis in (2, 1, 0):  # the last one copies whole planes
+        grid = np.repeat(grid, factors[axis], axis)
     return grid[tuple(slice(n) for n in shape)]
