@@ -111,7 +111,7 @@ def build(
         raw: folder of scans, or s3://bucket/prefix; only read.
         out: the corpus: a folder, made if needed, or s3://bucket/prefix.
         spec: the options; the defaults if None.
-        workers: processes on this machine; 1 runs in this process.
+        workers: processes on this machine; 1 writes in this process, and reads in one beside it.
         scheduler: address of a running Dask scheduler, whose workers see `raw` and `out` under the same paths.
         key: file with the key of the pseudonyms; the corpus' own if None, `private/key`.
         report: the page of a corpus, from its place and the content of corpus.json; None for a corpus without one.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mri_fm.volume.discover import Input, fingerprint
 from preprocessing.datasets.adapter import Knowledge
+from preprocessing.isolation import Isolated, ProcessDied
 from preprocessing.place import Place
 from preprocessing.runner import Runner
 from preprocessing.source import Files
@@ -73,20 +73,11 @@ def examine_alone(look: Callable[[Marked], Decision], marked: Marked) -> Decisio
 
     The kill may have been meant for a neighbour, or for the whole node; an input that ends this process too did it itself.
     """
-    receive, send = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("spawn").Process(target=_send_decision, args=(look, marked, send))
-    process.start()
-    send.close()
-    try:
-        return receive.recv()
-    except EOFError:
-        return Decision(marked[0].source_path, marked[1], CRASHED, "the process that read it died, twice")
-    finally:
-        process.join()
-
-
-def _send_decision(look: Callable[[Marked], Decision], marked: Marked, send: multiprocessing.connection.Connection) -> None:
-    send.send(look(marked))
+    with Isolated() as isolated:
+        try:
+            return isolated.call(look, marked)
+        except ProcessDied:
+            return Decision(marked[0].source_path, marked[1], CRASHED, "the process that read it died, twice")
 
 
 class _Memory:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 from tqdm import tqdm
 
 from mri_fm.errors import ResumableError, UserError
+from preprocessing.isolation import Isolated, ProcessDied
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -61,7 +62,7 @@ def task_runner(workers: int, scheduler: str | None = None) -> Iterator[Runner]:
     """A runner.
 
     Args:
-        workers: processes on this machine; with 1 the tasks run in this one.
+        workers: processes on this machine; with 1 the tasks run in this one, but those that may crash in one beside it.
         scheduler: address of a Dask scheduler, instead of `workers`.
 
     Raises:
@@ -101,14 +102,23 @@ def run_here(
     size: Callable[[Argument], int] = one,
     arrived: Callable[[Result], None] = forget,
 ) -> list[Result]:
-    """The plain twin of the Dask runner; here a crash of the function is a crash of the build."""
+    """The plain twin of the Dask runner; what may crash, by `crashed`, runs in a process of its own."""
     results = []
-    with _progress(items, label, size) as progress:
+    with _progress(items, label, size) as progress, Isolated() as isolated:
         for item in items:
-            results.append(function(item))
+            results.append(function(item) if crashed is None else _survived(isolated, function, item, crashed))
             arrived(results[-1])
             progress.update(size(item))
     return results
+
+
+def _survived(
+    isolated: Isolated, function: Callable[[Argument], Result], item: Argument, crashed: Callable[[Argument], Result]
+) -> Result:
+    try:
+        return isolated.call(function, item)
+    except ProcessDied:
+        return crashed(item)
 
 
 def _progress(items: Sequence[Argument], label: str, size: Callable[[Argument], int]) -> Any:

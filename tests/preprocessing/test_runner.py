@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 
 import pytest
 from distributed import LocalCluster
@@ -18,6 +19,12 @@ def die(value: int) -> str:
     os._exit(3)
 
 
+def die_at_3(value: int) -> str:
+    if value == 3:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return str(value)
+
+
 def describe(value: int) -> str:
     return f"lost {value}"
 
@@ -26,6 +33,10 @@ def test_dask_equals_the_plain_runner() -> None:
     square = functools.partial(pow, 2)
     with task_runner(1) as here:
         assert here is run_here
+        assert here(square, range(9), "square", describe) == [2**number for number in range(9)]
+        assert here(die_at_3, [1, 3, 4], "die", describe) == ["1", "lost 3", "4"]
+        with pytest.raises(UserError, match="no 3"):
+            here(fail, [3], "fail", describe)
     with task_runner(2) as run:
         assert run(square, range(9), "square") == run_here(square, range(9), "square")
         with pytest.raises(UserError, match="no 3"):
