@@ -1,16 +1,20 @@
 """What a corpus costs: CPU time per volume beside inflating it and compressing its Zarr chunks, a worker's memory, workers.
 
-    python benchmarks/build.py [--volumes 4] [--workers 1 2]
+    python benchmarks/build.py [--volumes 24] [--workers 1 2]
 
 The two things that any build must do are measured in the same run: inflating the `.nii.gz` by Python's gzip, and compressing
-the chunks of all levels of the pyramid by the archive's codec. Volumes are nilearn's MNI152 head at 1 mm with noise of its own.
+the chunks of all levels of the pyramid by the archive's codec, as Zarr stores them: whole ones, filled up at the edges. It is
+checked that the bytes are the archive's. Volumes are nilearn's MNI152 head at 1 mm with noise of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import itertools
 import json
+import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -32,7 +36,7 @@ REPEATS = 3
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--volumes", type=int, default=4)
+    parser.add_argument("--volumes", type=int, default=24)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -76,31 +80,33 @@ def cost(raw: Path, folder: Path) -> None:
     content = path.read_bytes()
     prepared = prepare_files([path], series=False, max_spacing=6.5)
     inflate = cpu_of(lambda: gzip.decompress(content))
-    compress = cpu_of(lambda: compress_chunks(prepared.canonical.voxels, prepared.canonical.spacing))
+    levels = [level for level, _ in pyramid(prepared.canonical.voxels, prepared.canonical.spacing)]
+    compress = cpu_of(lambda: compress_chunks(levels))
     passes = cpu_of(lambda: both_passes(path, folder / "cost"))
+    stored = sum(file.stat().st_size for file in (folder / "cost").glob("volumes.zarr/*/*/c/**/*") if file.is_file())
+    assert 0 <= stored - compress_chunks(levels) < 1e-3 * stored, "what is compressed is not what the archive holds"
     print(f"{path.name}: {prepared.canonical.voxels.shape}, {len(content) / 1e6:.1f} MB as .nii.gz")
     print(f"inflate (gzip)          {inflate:.2f} s CPU")
     print(f"compress all chunks     {compress:.2f} s CPU")
     print(f"build, both passes      {passes:.2f} s CPU, ratio {passes / (inflate + compress):.2f} (target 2.5)")
 
 
-def compress_chunks(voxels_ZYX: np.ndarray, spacing: tuple[float, float, float]) -> int:
+def compress_chunks(levels: list[np.ndarray]) -> int:
     """Bytes of all chunks of all levels, compressed as the archive does."""
     codec = blosc.Blosc("zstd", clevel=5, shuffle=blosc.SHUFFLE)
     total = 0
-    for level, _ in pyramid(voxels_ZYX, spacing):
-        starts = [range(0, n, CHUNK) for n in level.shape]
-        for z in starts[0]:
-            for y in starts[1]:
-                for x in starts[2]:
-                    total += len(codec.encode(np.ascontiguousarray(level[z : z + CHUNK, y : y + CHUNK, x : x + CHUNK])))
+    for level in levels:
+        size = [min(CHUNK, n) for n in level.shape]
+        for start in itertools.product(*(range(0, n, step) for n, step in zip(level.shape, size, strict=True))):
+            part = level[tuple(slice(first, first + step) for first, step in zip(start, size, strict=True))]
+            chunk = np.zeros(size, np.int16)
+            chunk[tuple(map(slice, part.shape))] = part
+            total += len(codec.encode(chunk))
     return total
 
 
 def both_passes(path: Path, out: Path) -> None:
     """Decide on one input and write its shard and image, as the workers do."""
-    import shutil
-
     from mri_fm.volume.discover import Input
     from preprocessing.tasks import Member, ShardTask, examine, write_task
 
@@ -148,16 +154,27 @@ def peak(raw: Path) -> None:
 
 
 def scaling(raw: Path, folder: Path, workers: list[int]) -> None:
-    """Wall seconds of whole builds."""
+    """Wall seconds and CPU seconds of whole builds, and of builds of one volume, which are little but the start."""
     volumes = len(list(raw.glob("*.nii.gz")))
+    one = folder / "one"
+    one.mkdir()
+    shutil.copy(sorted(raw.glob("*.nii.gz"))[0], one)
+    whole: dict[int, float] = {}
     for count in workers:
-        out = folder / f"corpus{count}"
-        command = [sys.executable, "-m", "preprocessing.build_shards", "--raw", raw, "--out", out, "--workers", str(count)]
-        command += ["--shard-bytes", "20000000"]
-        start = time.monotonic()
-        subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
-        wall = time.monotonic() - start
-        print(f"{count} workers: {wall:.1f} s wall for {volumes} volumes, start of the processes included")
+        start, _ = timed_build(one, folder / f"one{count}", count)
+        whole[count], cpu = timed_build(raw, folder / f"corpus{count}", count)
+        ratio, rate = whole[workers[0]] / whole[count], volumes / whole[count]
+        print(f"{count} workers: {whole[count]:.1f} s wall, {cpu:.1f} s CPU for {volumes} volumes ({rate:.2f} "
+              f"volumes/s, {ratio:.2f} × {workers[0]} worker); {start:.1f} s wall for one volume")  # fmt: skip
+
+
+def timed_build(raw: Path, out: Path, workers: int) -> tuple[float, float]:
+    """Wall and CPU seconds of the command, with all its processes."""
+    command = [sys.executable, "-m", "preprocessing.build_shards", "--raw", raw, "--out", out, "--workers", str(workers)]
+    before, start = os.times(), time.monotonic()
+    subprocess.run([*command, "--shard-bytes", "50000000"], check=True, capture_output=True, cwd=ROOT)
+    after = os.times()
+    return time.monotonic() - start, sum(after[2:4]) - sum(before[2:4])
 
 
 if __name__ == "__main__":
