@@ -5,6 +5,7 @@ A tool is a command that is installed by itself; it gets the canonical volume as
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -23,6 +24,7 @@ from mri_fm.volume.refusal import Refusal
 
 FOREGROUND, MASK = "foreground", "mask"
 TIMEOUT_S = 1800
+FSL_FORMAT = {"FSLOUTPUTTYPE": "NIFTI_GZ"}  # else a user's own setting decides on the name of BET's mask
 GRID_TOLERANCE_MM = 0.01
 MASK_NAMES = ("_mask", "_brainmask", "_brain_mask", "_desc-brain_mask")
 MASK_SUFFIXES = (".nii.gz", ".nii", ".mgz")
@@ -44,7 +46,7 @@ def _beside(ending: str) -> Callable[[Path], Path]:
 
 TOOLS = {
     "synthstrip": Tool("mri_synthstrip", lambda image, output: ["-i", str(image), "-m", str(output)], lambda output: output),
-    "hd-bet": Tool(
+    "hd-bet": Tool(  # version 2; the first one had other options, and ends with the usage
         "hd-bet",
         lambda image, output: ["-i", str(image), "-o", str(output), "-device", "cpu", "--save_bet_mask", "--no_bet_image"],
         _beside("_bet.nii.gz"),
@@ -121,7 +123,10 @@ def _run(
         nibabel.save(nibabel.Nifti1Image(voxels_ZYX.T, affine), image)
         command = [tool.program, *tool.arguments(image, output)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False)
+            done = subprocess.run(
+                command, env=os.environ | FSL_FORMAT, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S,
+                check=False,
+            )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise Refusal("no_brain_mask", f"{tool.program} did not finish in {TIMEOUT_S} s") from error
         if done.returncode or not tool.mask_of(output).is_file():

@@ -205,6 +205,7 @@ WRITERS: dict[str, Writer] = {
     "minc1": minc1,
     "minc1 gzip": renamed(minc1, "b.mnc.gz", gzip.compress),
     "minc2": minc2,
+    "minc2 gzip": renamed(minc2, "b.mnc.gz", gzip.compress),
     "nrrd raw": nrrd_file("a.nrrd", "raw"),
     "nrrd gzip RAS": nrrd_file("a.nrrd", "gzip", "RAS"),
     "nrrd bzip2 LAS": nrrd_file("a.nrrd", "bzip2", "left-anterior-superior"),

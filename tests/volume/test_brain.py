@@ -17,23 +17,44 @@ from mri_fm.volume.refusal import Refusal
 from tests.corpora import flipped, resampled
 
 PROGRAM = """#!{python}
-# Keeps the command line of SynthStrip, HD-BET or BET: a mask of the brightest half goes where the real one would write it.
-import sys, nibabel, numpy as np
-name, words = sys.argv[0].rpartition("/")[2], sys.argv[1:]
-options = dict(zip(words[::2], words[1::2]))
+# Keeps the command line of SynthStrip, HD-BET 2.0 or FSL's BET, and writes what they do: the brightest half as the brain.
+import argparse, os, sys, nibabel, numpy as np
+name = sys.argv[0].rpartition("/")[2]
+parser = argparse.ArgumentParser(allow_abbrev=False)
 if name == "mri_synthstrip":
-    image, mask = options["-i"], options["-m"]
+    parser.add_argument("-i", "--image", required=True)
+    parser.add_argument("-o", "--out")
+    parser.add_argument("-m", "--mask")
+    options = parser.parse_args()
+    image, brain, mask = options.image, options.out, options.mask
 elif name == "hd-bet":
-    assert "--save_bet_mask" in words and "--no_bet_image" in words
-    image, mask = options["-i"], options["-o"][:-7] + "_bet.nii.gz"
+    parser.add_argument("-i", "--input", required=True)
+    parser.add_argument("-o", "--output")
+    parser.add_argument("-device", default="cuda", choices=["cpu"])  # this machine has no GPU
+    parser.add_argument("--disable_tta", action="store_true")
+    parser.add_argument("--save_bet_mask", action="store_true")
+    parser.add_argument("--no_bet_image", action="store_true")
+    parser.add_argument("--verbose", action="store_true")
+    options = parser.parse_args()
+    assert options.output.endswith(".nii.gz")
+    image, brain = options.input, None if options.no_bet_image else options.output
+    mask = options.output[:-7] + "_bet.nii.gz" if options.save_bet_mask else None
 else:
-    assert words[2:] == ["-m", "-n"]
-    image, mask = words[0], words[1][:-7] + "_mask.nii.gz"
+    parser.add_argument("image")
+    parser.add_argument("output")
+    parser.add_argument("-m", dest="mask", action="store_true")
+    parser.add_argument("-n", dest="no_image", action="store_true")
+    options = parser.parse_args()
+    stem, suffix = options.output.removesuffix(".nii.gz"), dict(NIFTI=".nii", NIFTI_GZ=".nii.gz")[os.environ["FSLOUTPUTTYPE"]]
+    image, brain = options.image, None if options.no_image else stem + suffix
+    mask = stem + "_mask" + suffix if options.mask else None
 if {fails}:
     sys.exit("no licence")
 loaded = nibabel.load(image)
-array = np.asarray(loaded.dataobj)
-nibabel.save(nibabel.Nifti1Image((array > {threshold}).astype(np.uint8), loaded.affine), mask)
+inside = np.asarray(loaded.dataobj) > {threshold}
+for array, path in ((inside, mask), (np.asarray(loaded.dataobj) * inside, brain)):
+    if path:
+        nibabel.save(nibabel.Nifti1Image(array.astype(np.int16), loaded.affine), path)
 """
 
 
@@ -54,6 +75,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, program: str, *, fail
 @pytest.mark.parametrize("name", TOOLS)
 def test_a_tools_mask_is_the_foreground(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     install(tmp_path / "bin", monkeypatch, TOOLS[name].program)
+    monkeypatch.setenv("FSLOUTPUTTYPE", "NIFTI")
     prepared = prepare_files([scan], series=False, max_spacing=6.5, processing=Processing(brain=name))
     inside = prepared.crop.voxels[prepared.crop.voxels != 0]
     assert inside.min() > 100

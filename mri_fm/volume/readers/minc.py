@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from mri_fm.volume.readers.image import Image
 from mri_fm.volume.refusal import Refusal
-from mri_fm.volume.voxels import MAX_INFLATION, check_promise, read_content, sniff_codec
+from mri_fm.volume.voxels import CHUNK_BYTES, MAX_INFLATION, check_promise, open_stream, read_content, sniff_codec
 
 MAGIC_1 = (b"CDF\x01", b"CDF\x02")
 MAGIC_2 = b"\x89HDF\r\n\x1a\n"
@@ -46,12 +47,24 @@ def read_header(path: Path) -> Image:
 
 
 def _open(path: Path) -> Any:
-    """HDF5 is read where it lies; netCDF from memory, since its header decides how much is read at once."""
+    """HDF5 is read where it lies, or inflated to a copy; netCDF from memory: its header decides how much is read at once."""
     codec = sniff_codec(path)
-    with path.open("rb") as stream:
-        if stream.read(len(MAGIC_2)) == MAGIC_2:
-            return nibabel.Minc2Image.from_file_map({"image": FileHolder(str(path))})
-    content = read_content(path, min(MAX_BYTES, path.stat().st_size * (MAX_INFLATION if codec else 1)))
-    if not content.startswith(MAGIC_1):
-        raise Refusal("not_readable", "HDF5 inside gzip")
-    return nibabel.Minc1Image.from_file_map({"image": FileHolder(fileobj=io.BytesIO(content))})
+    limit = min(MAX_BYTES, path.stat().st_size * (MAX_INFLATION if codec else 1))
+    with open_stream(path, 0, codec) as stream:
+        hdf5 = stream.read(len(MAGIC_2)) == MAGIC_2
+    if hdf5 and codec:
+        return _open_inflated(path, codec, limit)
+    if hdf5:
+        return nibabel.Minc2Image.from_file_map({"image": FileHolder(str(path))})
+    return nibabel.Minc1Image.from_file_map({"image": FileHolder(fileobj=io.BytesIO(read_content(path, limit)))})
+
+
+def _open_inflated(path: Path, codec: str, limit: int) -> Any:
+    """HDF5 needs a file to seek in; it stays open, and so there, after its name is gone."""
+    with tempfile.NamedTemporaryFile(suffix=".mnc") as copy, open_stream(path, 0, codec) as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            limit -= copy.write(chunk)
+            if limit < 0:
+                raise Refusal("too_large", "HDF5 that expands beyond all measure")
+        copy.flush()
+        return nibabel.Minc2Image.from_file_map({"image": FileHolder(copy.name)})
