@@ -7,6 +7,7 @@ connected-component work small and noise out. Inside the object every voxel coun
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,11 +110,12 @@ def _block_mean(mask: NDArray[np.bool_], factors: list[int]) -> NDArray[np.float
 
     Whole planes and rows are added, in bytes as long as these can hold the sum: many times faster than a sum within blocks.
     """
-    counts, size = mask.view(np.uint8), 1
+    counts: NDArray[Any] = mask.view(np.uint8)
+    size = 1
     for axis, factor in enumerate(factors):
         size *= factor
         planes = np.moveaxis(counts, axis, 0)
-        total = planes[::factor].astype(np.uint8 if size <= np.iinfo(np.uint8).max else np.uint32)
+        total: NDArray[Any] = planes[::factor].astype(np.uint8 if size <= np.iinfo(np.uint8).max else np.uint32)
         for offset in range(1, factor):
             part = planes[offset::factor]
             total[: len(part)] += part
