@@ -52,7 +52,7 @@ class Command:
         """What its ranks share, of which one takes at most `most` samples at once (0: any number)."""
         train, objective = self.config.train, self.config.objective
         constant = objective.require_constant_batch and objective.couples_samples()
-        return Batch(train.global_batch, train.accumulation, most, constant)
+        return Batch(train.global_batch, train.accumulation, most, constant, train.sequence_parallel)
 
     def on(self, hostfile: Path, nodes: int, accumulation: int) -> list[str]:
         """The command with another hostfile, all of whose nodes it uses, in so many micro-steps."""

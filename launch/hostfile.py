@@ -75,11 +75,13 @@ class Batch:
     accumulation: int  # train.accumulation
     most: int = 0  # samples that a rank takes at once at most; 0: any number
     constant: bool = False  # whether `accumulation` must stay as it is
+    sequence: int = 1  # train.sequence_parallel: ranks that take the same samples
 
     def fits(self, ranks: int, accumulation: int) -> bool:
         """Whether micro-steps divide over ranks, and a rank's share is not too large."""
-        share, rest = divmod(self.size, accumulation * ranks)
-        return rest == 0 and (self.most == 0 or share <= self.most)
+        groups, left = divmod(ranks, self.sequence)
+        share, rest = divmod(self.size, accumulation * groups) if groups else (0, 1)
+        return left == rest == 0 and (self.most == 0 or share <= self.most)
 
 
 def usable(slots: Mapping[str, int], batch: Batch) -> tuple[dict[str, int], int]:

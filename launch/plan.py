@@ -93,6 +93,8 @@ def configure(options: argparse.Namespace, cluster: Cluster) -> tuple[Config, li
         words.append("data=paper")
         notes.append("assumed: data=paper (64×160×160); words choose another size")
     config = load_config(options.objective, [*words, "data.corpus=unread", "run.dir=unused"])
+    if config.train.sequence_parallel > 1:
+        raise UserError("the plan does not know train.sequence_parallel: plan without it, which says what does not fit")
     if not any(word.startswith("train.global_batch=") for word in words):
         config.train.global_batch = cluster.world * math.ceil(PAPER_BATCH / cluster.world)
         notes.append(

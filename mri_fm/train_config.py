@@ -10,7 +10,11 @@ from mri_fm.errors import UserError
 
 @dataclass
 class TrainConfig:
-    """The loop. A step is one optimizer step over `global_batch` samples."""
+    """The loop. A step is one optimizer step over `global_batch` samples.
+
+    Raises:
+        UserError: no rank to share out tokens.
+    """
 
     steps: int = 100
     global_batch: int = 8
@@ -21,6 +25,12 @@ class TrainConfig:
     compile: bool = False  # torch.compile of each block
     init_from: str | None = None  # a safetensors file with the encoder to start from: docs/models.md
     nonfinite_budget: int = 0  # steps that may be left out, as their loss or gradient is not finite, before the run stops
+    sequence_parallel: int = 1  # ranks that share out the tokens of the same samples, for very long inputs; 1: none do
+
+    def __post_init__(self) -> None:
+        """Check what types cannot."""
+        if self.sequence_parallel < 1:
+            raise UserError(f"train.sequence_parallel={self.sequence_parallel} must be 1 (off) or a number of ranks, such as 2")
 
 
 @dataclass

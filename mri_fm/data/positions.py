@@ -40,8 +40,14 @@ def row_of(number: int) -> Row:
     return Row(position, slot, view)
 
 
-def check_batch(global_batch: int, accumulation: int, world: int) -> None:
+def check_batch(global_batch: int, accumulation: int, world: int, *, sequence: int = 1) -> None:
     """Check that every rank gets the same number of samples in every micro-step.
+
+    Args:
+        global_batch: samples of an optimizer step.
+        accumulation: micro-steps of it.
+        world: ranks that take other samples.
+        sequence: ranks that take the same ones, for each of these.
 
     Raises:
         UserError: `global_batch` does not divide by accumulation · world; the nearest sizes that do are named.
@@ -50,8 +56,9 @@ def check_batch(global_batch: int, accumulation: int, world: int) -> None:
     below = global_batch // unit * unit
     if global_batch % unit or global_batch < unit:
         fitting = f"{below} or {below + unit}" if below else f"{unit}"
+        ranks = f"{world} ranks" if sequence == 1 else f"{world} groups of {sequence} ranks"
         raise UserError(
-            f"train.global_batch={global_batch} does not divide by {accumulation} micro-steps x {world} ranks: "
+            f"train.global_batch={global_batch} does not divide by {accumulation} micro-steps x {ranks}: "
             f"set train.global_batch={fitting}, or another multiple of {unit}"
         )
 

@@ -10,14 +10,20 @@ from typing import Any
 import torch
 
 from mri_fm.data.skips import Skip, SkipCount
+from mri_fm.errors import ResumableError
 
 
 class Control:
     """One small reduction per optimizer step; more only where a sample was skipped."""
 
-    def __init__(self, skipped: SkipCount) -> None:
-        """Called by all ranks together; turns SIGTERM and SIGUSR1 into a request to stop."""
-        self.skipped = skipped
+    def __init__(self, skipped: SkipCount, *, sequence: int = 1) -> None:
+        """Called by all ranks together; turns SIGTERM and SIGUSR1 into a request to stop.
+
+        Args:
+            skipped: counts.
+            sequence: neighbouring ranks that read the same samples.
+        """
+        self.skipped, self._sequence = skipped, sequence
         self._group: Any = torch.distributed.new_group(backend="gloo")
         self._asked = False
         self._new: list[Skip] = []
@@ -36,6 +42,7 @@ class Control:
 
         Raises:
             UserError: more skips than the budget, on all ranks with the same list.
+            ResumableError: ranks that share out the tokens of the same samples have not read the same.
         """
         sums = torch.tensor([int(self._asked), len(self._new)])
         torch.distributed.all_reduce(sums, group=self._group)
@@ -48,4 +55,12 @@ class Control:
         of_rank: list[Any] = [None] * torch.distributed.get_world_size(self._group)
         torch.distributed.all_gather_object(of_rank, self._new, group=self._group)
         self._new = []
-        return [skip for skips in of_rank for skip in skips]
+        for rank, skips in enumerate(of_rank):
+            first = rank - rank % self._sequence
+            if [skip.position for skip in skips] != [skip.position for skip in of_rank[first]]:
+                named = ", ".join(str(skip) for skip in [*skips, *of_rank[first]])
+                raise ResumableError(
+                    f"rank {rank} could read what rank {first} of the same samples could not, or the reverse: {named}; "
+                    "the same command goes on from the last checkpoint"
+                )
+        return [skip for skips in of_rank[:: self._sequence] for skip in skips]

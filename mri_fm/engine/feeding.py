@@ -9,10 +9,12 @@ from mri_fm.config import Config
 from mri_fm.data.corpus import Corpus
 from mri_fm.data.loader import TrainLoader
 from mri_fm.engine.environment import Environment
+from mri_fm.engine.sequence_parallel import data_place
 
 
 def build_loader(config: Config, corpus: Corpus, environment: Environment) -> TrainLoader:
     """The loader of this rank, from step 0."""
+    rank, world = data_place(environment, config.train.sequence_parallel)
     return TrainLoader(
         corpus,
         corpus.select("train", config.data.contrasts),
@@ -20,8 +22,8 @@ def build_loader(config: Config, corpus: Corpus, environment: Environment) -> Tr
         seed=config.seed,
         global_batch=config.train.global_batch,
         accumulation=config.train.accumulation,
-        rank=environment.rank,
-        world=environment.world,
+        rank=rank,
+        world=world,
         steps=config.train.steps,
         device=environment.device,
         local_ranks=environment.local_world,

@@ -32,11 +32,13 @@ from mri_fm.engine.initial import InitialWeights, find_initial
 from mri_fm.engine.monitor import Monitor, finite, is_due
 from mri_fm.engine.nonfinite import NonfiniteGuard
 from mri_fm.engine.schedules import optimizer_schedules
+from mri_fm.engine.sequence_parallel import build_groups, data_place
 from mri_fm.engine.setup import build_engine, resolve_precision
 from mri_fm.engine.stored import read_meta
 from mri_fm.engine.verification import open_corpus
 from mri_fm.errors import EXIT_RESUMABLE, UserError
 from mri_fm.models.patches import patch_grid
+from mri_fm.models.sequence import sharing_tokens
 from mri_fm.models.vit import as_size3
 from mri_fm.objectives import Objective
 from mri_fm.observe.profile import StepProfiler
@@ -66,7 +68,8 @@ def run_training(config: Config, sharding: dict[str, Any], environment: Environm
     corpus = open_corpus(config.data, environment)
     content = corpus.info["checksums"].get(MANIFEST_FILE, corpus.info["spec_hash"])
     require_agreement(environment, {"corpus": content})
-    for line in describe_stream(corpus.select("train", config.data.contrasts), config, environment.world):
+    _, world = data_place(environment, config.train.sequence_parallel)
+    for line in describe_stream(corpus.select("train", config.data.contrasts), config, world):
         if environment.is_main:
             print(line, flush=True)
     settle_token_budget(config, corpus, environment)
@@ -118,16 +121,19 @@ class Trainer:
         self.run_dir, self.initial = Path(config.run.dir), initial
         self.engine = build_engine(config, sharding, environment, initial)
         self.objective: Objective = self.engine.module
+        self.groups = build_groups(environment, config.train.sequence_parallel)
+        self.objective.batch_group = self.groups.batch
         self.ema = EMA(self.objective.ema_pairs())
         self.curriculum = Curriculum.of(config.data, config.train.steps)
         train = config.train
         self.schedules = optimizer_schedules(config.optim, train.steps, train.global_batch)
         self.schedules |= self.objective.schedules(train.steps)
-        self.monitor = Monitor(self.engine, self.ema, config, corpus, environment)
+        self.monitor = Monitor(self.engine, self.ema, config, corpus, environment, self.groups.sequence)
         self.guard = NonfiniteGuard(self.engine, config.train.nonfinite_budget, environment)
         window = config.profile.window() if environment.is_main else range(0)
         self.profiler = StepProfiler(window, self.run_dir, environment.device)
-        self.control = Control(SkipCount(config.data.skip_budget, corpus.root, quiet=not environment.is_main))
+        skipped = SkipCount(config.data.skip_budget, corpus.root, quiet=not environment.is_main)
+        self.control = Control(skipped, sequence=train.sequence_parallel)
 
     def run(self, checkpoint: Path | None, loader: TrainLoader | None = None) -> int:
         """Train from `checkpoint` (None: from the start); returns the exit code."""
@@ -196,7 +202,8 @@ class Trainer:
             batch = next(batches)
             meter.add_wait(time.perf_counter() - waited)
             self.control.note(batch.skips)
-            loss, parts = self.engine(batch, now)
+            with sharing_tokens(self.groups.sequence):
+                loss, parts = self.engine(batch, now)
             self.guard.note(loss, batch.keys)
             self.engine.backward(loss)
             self.guard.step()

@@ -18,7 +18,9 @@ from mri_fm.data.loader import evaluation_batches
 from mri_fm.data.positions import rank_positions
 from mri_fm.engine.ema import EMA
 from mri_fm.engine.environment import Environment
+from mri_fm.engine.sequence_parallel import data_place
 from mri_fm.errors import UserError
+from mri_fm.models.sequence import SequenceGroup, sharing_tokens
 from mri_fm.objectives import Objective
 from mri_fm.observe.draw import Arrays
 from mri_fm.observe.dynamics import BlockDynamics
@@ -42,13 +44,23 @@ def finite(value: float) -> float | None:
 class Monitor:
     """Evaluates without training; all ranks call together, since ZeRO-3 gathers weights in the forward pass."""
 
-    def __init__(self, engine: Any, ema: EMA, config: Config, corpus: Corpus, environment: Environment) -> None:
+    def __init__(
+        self,
+        engine: Any,
+        ema: EMA,
+        config: Config,
+        corpus: Corpus,
+        environment: Environment,
+        sequence: SequenceGroup | None = None,
+    ) -> None:
         """Choose the fixed batch (training samples, of all data sets and contrasts in turn) and the validation samples.
+
+        The ranks of a sequence group validate together, as they train; the fixed batch is shared out over all ranks.
 
         Raises:
             UserError: a validation is asked for and the corpus has nothing to validate on.
         """
-        self.engine, self.config, self.corpus, self.environment = engine, config, corpus, environment
+        self.engine, self.config, self.corpus, self.environment, self.sequence = engine, config, corpus, environment, sequence
         self.objective: Objective = engine.module
         chosen = choose_samples(corpus.select("train", config.data.contrasts), config.observe.samples)
         self.spread = len(chosen) > 1  # a corpus of one volume has none
@@ -125,14 +137,16 @@ class Monitor:
     def _validate(self, schedule: Mapping[str, float]) -> float:
         """Mean loss over the first `val.batches` global micro-batches of the val split: centre crops, masks by position."""
         size = self.config.train.global_batch // self.config.train.accumulation
-        rank, world, device = self.environment.rank, self.environment.world, self.environment.device
+        rank, world = data_place(self.environment, self.config.train.sequence_parallel)
+        device = self.environment.device
         total = torch.zeros((), dtype=torch.float64, device=device)
         for index in range(self.config.val.batches):
             positions = rank_positions(index, 0, global_batch=size, accumulation=1, rank=rank, world=world)
             chosen = [self.val[position % len(self.val)] for position in positions]
             (batch,) = evaluation_batches(self.corpus, chosen, self.config.data, batch_size=len(chosen), device=device)
             batch = replace(batch, positions_B=torch.as_tensor(positions, device=device), group_position=index * size)
-            loss, _ = self.objective(batch, schedule)
+            with sharing_tokens(self.sequence):
+                loss, _ = self.objective(batch, schedule)
             total += loss.double()
         torch.distributed.all_reduce(total)
-        return float(total) / (world * self.config.val.batches)
+        return float(total) / (self.environment.world * self.config.val.batches)

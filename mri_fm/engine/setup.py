@@ -18,6 +18,7 @@ from mri_fm.data.positions import check_batch
 from mri_fm.engine.blocks import prepare_blocks
 from mri_fm.engine.environment import Environment
 from mri_fm.engine.initial import InitialWeights
+from mri_fm.engine.sequence_parallel import check_groups, check_shares, data_place
 from mri_fm.errors import UserError
 from mri_fm.models.layers import Block
 from mri_fm.models.vit import as_size3
@@ -79,17 +80,20 @@ def complete_ds_config(sharding: dict[str, Any], config: Config, environment: En
     Raises:
         UserError: the batch does not divide, bf16 is asked for without ZeRO, or what these ranks cannot do.
     """
-    check_batch(config.train.global_batch, config.train.accumulation, environment.world)
+    check_groups(config, environment)
+    train, sequence = config.train, config.train.sequence_parallel
+    groups = data_place(environment, sequence)[1]
+    check_batch(train.global_batch, train.accumulation, groups, sequence=sequence)
     _check_ranks(sharding.get("zero_optimization", {}), environment)
     bf16 = resolve_precision(config.train.precision, environment.device) == "bf16"
     stage = sharding.get("zero_optimization", {}).get("stage", 0)
     if bf16 and stage == 0:
         raise UserError("bf16 needs ZeRO stage 1 or more (at stage 0 DeepSpeed takes another optimizer): see ds_configs/")
     return sharding | {
-        "train_batch_size": config.train.global_batch,
-        "train_micro_batch_size_per_gpu": config.train.global_batch // (config.train.accumulation * environment.world),
-        "gradient_accumulation_steps": config.train.accumulation,
-        "gradient_clipping": config.train.clip,
+        "train_batch_size": train.global_batch * sequence,  # as DeepSpeed counts: micro-batch x micro-steps x ranks
+        "train_micro_batch_size_per_gpu": train.global_batch // (train.accumulation * groups),
+        "gradient_accumulation_steps": train.accumulation,
+        "gradient_clipping": train.clip,
         # Off: the check reads the gradients on the host at each step, and then leaves a step out without a word.
         # `NonfiniteGuard` does this on the device, at every stage alike.
         "bf16": {"enabled": bf16, "check_grad_overflow": False},
@@ -182,6 +186,7 @@ def build_engine(
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     objective = build_objective(config).to(environment.device)
+    check_shares(objective, config)
     if initial is not None:
         initial.load_into(objective)
     prepare_blocks(objective, checkpoint_activations=config.train.checkpoint_activations, compiled=config.train.compile)

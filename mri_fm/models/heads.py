@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mri_fm.model_config import HeadConfig, ModelConfig
-from mri_fm.models.layers import LN_EPS, PLAIN, BlockOptions, block_stack
+from mri_fm.models.layers import LN_EPS, PLAIN, BlockOptions, block_stack, run_blocks
 from mri_fm.models.mlp import INIT_STD, Linear
 from mri_fm.models.patches import Size3
 from mri_fm.models.positions import Rope, positions
@@ -70,8 +70,7 @@ class MaskedHead(nn.Module):
         hidden_BMH = self.mask_token_H.to(visible_BVH.dtype).expand(*hidden_BM.shape, -1)
         index_BN = torch.cat([visible_BV, hidden_BM], dim=1)
         x_BNH, rotation = self.position(torch.cat([visible_BVH, hidden_BMH], dim=1), index_BN, grid or self.grid, spacing_B3)
-        for block in self.blocks:
-            x_BNH = block(x_BNH, rotation)
+        x_BNH = run_blocks(self.blocks, x_BNH, rotation)
         return self.output(self.norm(x_BNH[:, visible_BV.shape[1] :]))
 
 

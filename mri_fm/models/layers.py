@@ -3,7 +3,8 @@
 Every parameter is used inside the forward of the module that owns it, and is initialised inside that module's constructor,
 which is what ZeRO-3 needs to gather and to partition it.
 
-Axes: B batch, L layers, T tokens, D width, H heads, E head width, 2 the attention's and the MLP's branch.
+Axes: B batch, L layers, T tokens (of this rank, where ranks share them out), D width, H heads, E head width, 2 the attention's
+and the MLP's branch.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from mri_fm.model_config import ModelConfig
 from mri_fm.models.mlp import INIT_STD, Linear, mlp_hidden, mlp_layer
 from mri_fm.models.moe import Experts, MoE
 from mri_fm.models.positions import Rotation
+from mri_fm.models.sequence import Parts, share_out
 from mri_fm.rng import Stream, uniform
 
 LN_EPS = 1e-6
@@ -61,14 +63,21 @@ class Attention(nn.Module):
         )
         self.out = Linear(width, width, out_std)
 
-    def forward(self, x_BTD: Tensor, rotation: Rotation | None = None) -> Tensor:
-        """Attend; `rotation` turns queries and keys by their tokens' positions, after the norm."""
+    def forward(self, x_BTD: Tensor, rotation: Rotation | None = None, parts: Parts | None = None) -> Tensor:
+        """Attend; `rotation` turns queries and keys by their tokens' positions, after the norm.
+
+        With `parts` the tokens are this rank's, and attention is over those of the whole group.
+        """
         qkv = self.qkv(x_BTD).unflatten(2, (3, self.heads, -1))
         q_BHTE, k_BHTE, v_BHTE = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         q_BHTE, k_BHTE = self.norm_q(q_BHTE), self.norm_k(k_BHTE)
         if rotation is not None:
             q_BHTE, k_BHTE = rotation.turn(q_BHTE), rotation.turn(k_BHTE)
-        mixed_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE)
+        if parts is None:
+            mixed_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE)
+        else:
+            q_BHTE, k_BHTE, v_BHTE = parts.to_heads(torch.stack((q_BHTE, k_BHTE, v_BHTE))).unbind(0)
+            mixed_BHTE = parts.to_tokens(F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE))
         return self.out(mixed_BHTE.transpose(1, 2).flatten(2))
 
 
@@ -106,20 +115,23 @@ class Block(nn.Module):
             LayerScale(width, options.layer_scale) if options.layer_scale else nn.Identity() for _ in range(2)
         )
 
-    def forward(self, x_BTD: Tensor, rotation: Rotation | None = None, gate_B2: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, rotation: Rotation | None = None, gate_B2: Tensor | None = None, parts: Parts | None = None
+    ) -> Tensor:
         """Mix the tokens, then each token's features.
 
         Args:
             x_BTD: tokens.
             rotation: of queries and keys; None: attention sees no positions.
             gate_B2: factors of the two branches in each sample, see `drop_path_gates`; None: 1.
+            parts: how ranks share out the tokens; None: these are all.
         """
-        return self.mix(x_BTD, rotation, gate_B2)
+        return self.mix(x_BTD, rotation, gate_B2, parts)
 
-    def mix(self, x_BTD: Tensor, rotation: Rotation | None, gate_B2: Tensor | None) -> Tensor:
+    def mix(self, x_BTD: Tensor, rotation: Rotation | None, gate_B2: Tensor | None, parts: Parts | None) -> Tensor:
         """What `forward` does; by itself, so that the engine can have it recomputed or compiled (`mri_fm.engine.blocks`)."""
         gates = (None, None) if gate_B2 is None else gate_B2.to(x_BTD.dtype)[..., None, None].unbind(1)
-        x_BTD = _add(x_BTD, self.scale_attention(self.attention(self.norm_attention(x_BTD), rotation)), gates[0])
+        x_BTD = _add(x_BTD, self.scale_attention(self.attention(self.norm_attention(x_BTD), rotation, parts)), gates[0])
         return _add(x_BTD, self.scale_mlp(self.mlp(self.norm_mlp(x_BTD))), gates[1])
 
 
@@ -130,6 +142,17 @@ def _add(x_BTD: Tensor, branch_BTD: Tensor, gate_B11: Tensor | None) -> Tensor:
 def block_stack(width: int, depth: int, heads: int, mlp_ratio: float, options: BlockOptions = PLAIN) -> nn.ModuleList:
     """`depth` blocks."""
     return nn.ModuleList(Block(width, heads, mlp_ratio, layer, options) for layer in range(1, depth + 1))
+
+
+def run_blocks(blocks: nn.ModuleList, x_BTD: Tensor, rotation: Rotation | None, gate_BL2: Tensor | None = None) -> Tensor:
+    """All blocks in turn, on tokens that the ranks of a sequence group share out where there is one; (B, T, D) → (B, T, D)."""
+    parts = share_out(x_BTD.shape[1])
+    if parts is not None:
+        x_BTD = parts.take(x_BTD, 1)
+        rotation = None if rotation is None else rotation.of(parts)
+    for layer, block in enumerate(blocks):
+        x_BTD = block(x_BTD, rotation, None if gate_BL2 is None else gate_BL2[:, layer], parts)
+    return x_BTD if parts is None else parts.gather(x_BTD)
 
 
 def drop_path_gates(rate: float, depth: int, *, seed: int, positions_B: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mri_fm.model_config import ModelConfig
 from mri_fm.models.inflation import resize_positions
 from mri_fm.models.patches import Size3
+from mri_fm.models.sequence import Parts
 
 MM_PER_UNIT = 8.0  # a patch of 8 voxels at 1 mm, so that such volumes have the same angles with and without a spacing
 SINCOS_BASE = 10000.0
@@ -50,6 +51,10 @@ class Rotation(NamedTuple):
     def with_registers(self, count: int) -> Rotation:
         """The same, after `count` tokens in front that lie nowhere and are not turned."""
         return Rotation(F.pad(self.cos_B1TP, (0, 0, count, 0), value=1.0), F.pad(self.sin_B1TP, (0, 0, count, 0)))
+
+    def of(self, parts: Parts) -> Rotation:
+        """That of this rank's tokens."""
+        return Rotation(parts.take(self.cos_B1TP, 2), parts.take(self.sin_B1TP, 2))
 
     def turn(self, x_BHTE: Tensor) -> Tensor:
         """Turn feature p against feature P + p, p < P; leave those from 2P on. In float32 at least, returned as it came."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mri_fm.model_config import ModelConfig
-from mri_fm.models.layers import LN_EPS, PLAIN, BlockOptions, block_stack, drop_path_gates
+from mri_fm.models.layers import LN_EPS, PLAIN, BlockOptions, block_stack, drop_path_gates, run_blocks
 from mri_fm.models.mlp import INIT_STD, Linear
 from mri_fm.models.moe import Experts
 from mri_fm.models.patches import Size3, patch_grid, patchify, take_tokens
@@ -152,9 +152,7 @@ class VisionTransformer(nn.Module):
             register_BRD = self.register_token.to(tokens_BTD.dtype).expand(batch, -1, -1)
             tokens_BTD = torch.cat([register_BRD, tokens_BTD], dim=1)
             rotation = None if rotation is None else rotation.with_registers(self.registers)
-        gate_BL2 = self._gates(positions_B)
-        for layer, block in enumerate(self.blocks):
-            tokens_BTD = block(tokens_BTD, rotation, None if gate_BL2 is None else gate_BL2[:, layer])
+        tokens_BTD = run_blocks(self.blocks, tokens_BTD, rotation, self._gates(positions_B))
         return self.norm(tokens_BTD[:, self.registers :])
 
     def _gates(self, positions_B: Tensor | None) -> Tensor | None:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from mri_fm.errors import UserError
@@ -128,6 +129,7 @@ class Objective(nn.Module):
 
     Config: ClassVar[type]
     student: VisionTransformer
+    batch_group: dist.ProcessGroup | None = None  # has each sample of a micro-step once, for batch statistics; None: all ranks
 
     def __init__(self, config: Any, model: ModelConfig, size: Size3, seed: int) -> None:
         """Build the modules.

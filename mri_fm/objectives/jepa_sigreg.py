@@ -75,5 +75,6 @@ class JEPASIGReg(JEPA):
             group_position=group_position,
             slices=self.config.slices,
             aligned=self.config.shared_mask,
+            group=self.batch_group,
         )
         return self.config.sigreg_weight * regulariser, {"loss_sigreg": regulariser.detach()}

@@ -67,7 +67,11 @@ class JEPAVCR(JEPA):
         if self.config.vcr_weight == 0:
             return None, {}
         variance, covariance = variance_covariance(
-            features.context_BVD, features.target_BMD, gamma=self.config.gamma, aligned=self.config.shared_mask
+            features.context_BVD,
+            features.target_BMD,
+            gamma=self.config.gamma,
+            aligned=self.config.shared_mask,
+            group=self.batch_group,
         )
         metrics = {"loss_variance": variance.detach(), "loss_covariance": covariance.detach()}
         regulariser = self.config.variance_weight * variance + self.config.covariance_weight * covariance

@@ -76,6 +76,8 @@ def test_hosts_that_ssh_does_not_reach_are_named_with_the_reason(tmp_path, monke
         ({"a": 8}, Batch(192, 2, most=6), "a", 4),  # 12 a rank are too many
         ({"a": 8}, Batch(192, 2, most=5), "a", 6),
         ({"a": 8}, Batch(24, 2), "a", 3),  # 12 do not divide by 8
+        ({"a": 8, "b": 8}, Batch(8, 1, most=1, sequence=2), "ab", 1),  # eight groups
+        ({"a": 4, "b": 4, "c": 4}, Batch(8, 1, sequence=8), "ab", 1),  # twelve ranks do not divide into groups
     ],
 )
 def test_as_many_nodes_are_used_as_the_batch_divides_over_with_the_fewest_micro_steps(slots, batch, hosts, accumulation):

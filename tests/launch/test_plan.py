@@ -96,6 +96,7 @@ def test_the_fastest_that_fits_is_chosen_and_the_simplest_of_equals():
         (["--storage-gb-s", "0"], "storage-gb-s"),
         (["--model", "vit_giantt"], "vit_giant"),
         (["optim.lrr=1"], "optim.lr"),
+        (["train.sequence_parallel=2"], "the plan does not know train.sequence_parallel"),
     ],
 )
 def test_a_mistake_is_named(monkeypatch, arguments, named):
