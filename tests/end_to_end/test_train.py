@@ -123,6 +123,17 @@ def test_two_launchers_with_a_hostfile_and_no_ssh_train_as_one_node(corpus, tmp_
     assert losses(tmp_path / "two") == losses(tmp_path / "one")
 
 
+@pytest.mark.slow
+def test_torchrun_trains_as_deepspeed_does(corpus, tmp_path):
+    words = ("train.steps=3", "checkpoint.every=3")
+    code, output = run(train_command(corpus, tmp_path / "deepspeed", *words), tmp_path / "log")
+    assert code == 0, output
+    launcher = [Path(DEEPSPEED).with_name("torchrun"), "--nproc-per-node", "2", "--master-port", str(free_port())]
+    code, output = run([*launcher, *train_command(corpus, tmp_path / "torchrun", *words)[5:]], tmp_path / "log-2")
+    assert code == 0, output
+    assert losses(tmp_path / "torchrun") == losses(tmp_path / "deepspeed")
+
+
 def cut_shard(corpus: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "cut"
     shutil.copytree(corpus, copy)

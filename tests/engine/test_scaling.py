@@ -101,7 +101,7 @@ def test_every_objective_trains_alike_at_every_stage(corpus, tmp_path, objective
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["mae", "mae_spectral", "jepa"])
+@pytest.mark.parametrize("objective", ["mae", "mae_spectral", "jepa", "hybrid"])
 def test_accumulated_micro_steps_equal_one_large_one_for_means_over_samples(corpus, tmp_path, objective):
     whole, parts = (
         train(small_config(corpus, tmp_path / str(number), objective, f"train.accumulation={number}")) for number in (1, 2)

@@ -16,9 +16,11 @@ from safetensors.torch import save_file
 from mri_fm.config import Config, config_from_yaml, load_config
 from mri_fm.data.corpus import Corpus
 from mri_fm.data.schema import CORPUS_FILE, MANIFEST_FILE
+from mri_fm.engine.checkpoint import find_checkpoint
 from mri_fm.engine.environment import Environment, read_environment, start_process_group
 from mri_fm.engine.initial import REPORT_FILE, read_initial
 from mri_fm.engine.loop import EXIT_DONE, Trainer, build_loader, run_training
+from mri_fm.engine.publication import CHECKSUM_FILE
 from mri_fm.engine.setup import DEFAULT_DS_CONFIG, build_objective, read_ds_config
 from mri_fm.engine.weights import LoadedObjective, load_objective
 from mri_fm.errors import UserError
@@ -124,6 +126,13 @@ def test_a_killed_run_resumes_bitwise(corpus, tmp_path, ds_config):
     left.mkdir()
     assert train(config, ds_config) == undisturbed
     assert not left.exists()
+    assert state_of(tmp_path / "b") == state_of(tmp_path / "a") != {}
+
+
+def state_of(run_dir: Path) -> dict[str, str]:
+    """The checksums of what each rank holds at the end: weights, moments and the teacher, in fp32."""
+    sums = json.loads((find_checkpoint(run_dir) / CHECKSUM_FILE).read_text())
+    return {name: digest for name, digest in sums.items() if name.startswith("rank-")}
 
 
 def test_a_run_starts_from_given_weights_which_a_resume_no_longer_needs(corpus, tmp_path):
