@@ -8,6 +8,8 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
 
 from claims.heads import Array
 from claims.textures import radius
@@ -31,8 +33,13 @@ def bins(size: Size3) -> np.ndarray:
 
 
 def filtered(x_ZYX: Array, gain_ZYX: Array) -> Array:
-    """A volume whose frequencies are multiplied by a real gain."""
-    return np.fft.ifftn(np.fft.fftn(x_ZYX) * gain_ZYX).real
+    """A volume whose frequencies are multiplied by a real gain, the same for f and −f."""
+    return fft.irfftn(fft.rfftn(x_ZYX) * half(gain_ZYX), x_ZYX.shape)
+
+
+def half(spectrum_ZYX: NDArray) -> NDArray:
+    """The part of a full spectrum that says all of a real volume."""
+    return spectrum_ZYX[..., : spectrum_ZYX.shape[-1] // 2 + 1]
 
 
 def detail(x_ZYX: Array) -> Array:
@@ -49,17 +56,23 @@ def halved(x_ZYX: Array) -> Array:
 
 def radial_power(x_ZYX: Array) -> Array:
     """Mean power in each radial bin, (R,)."""
-    number_ZYX = bins(size_of(x_ZYX))
-    power_ZYX = np.abs(np.fft.fftn(x_ZYX)) ** 2
-    return np.bincount(number_ZYX.ravel(), power_ZYX.ravel()) / np.bincount(number_ZYX.ravel())
+    return _mean_power(fft.rfftn(x_ZYX), size_of(x_ZYX))
 
 
 def with_radial_power(x_ZYX: Array, power_R: Array) -> Array:
     """The volume with a given radial spectrum, its phases kept; no bin is raised or lowered by more than `LARGEST_GAIN`."""
-    gain_R = np.sqrt(power_R / np.maximum(radial_power(x_ZYX), 1e-12))
+    size, spectrum_ZYX = size_of(x_ZYX), fft.rfftn(x_ZYX)
+    gain_R = np.sqrt(power_R / np.maximum(_mean_power(spectrum_ZYX, size), 1e-12))
     gain_R = np.clip(gain_R, 1 / LARGEST_GAIN, LARGEST_GAIN)
     gain_R[0] = 1.0
-    return filtered(x_ZYX, gain_R[bins(size_of(x_ZYX))])
+    return fft.irfftn(spectrum_ZYX * gain_R[half(bins(size))], size)
+
+
+def _mean_power(spectrum_ZYX: NDArray[np.complex128], size: Size3) -> Array:
+    """By radial bin, from half a spectrum: planes that stand for −f too count twice."""
+    count_ZYX = np.broadcast_to(np.where(np.arange(spectrum_ZYX.shape[-1]) % (size[2] / 2) == 0, 1.0, 2.0), spectrum_ZYX.shape)
+    number_P, power_ZYX = half(bins(size)).ravel(), np.abs(spectrum_ZYX) ** 2
+    return np.bincount(number_P, (count_ZYX * power_ZYX).ravel()) / np.bincount(number_P, count_ZYX.ravel())
 
 
 def with_values(x_ZYX: Array, inside_ZYX: np.ndarray, sorted_P: Array) -> Array:

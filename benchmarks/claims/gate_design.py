@@ -39,6 +39,8 @@ SEED, RANDOM_ENCODERS = 0, 3
 POWER_SEEDS = (0, 1, 2, 3, 4)
 BUDGET = "objective.token_budget=0"  # as many tokens as the foreground of 95 % of the volumes
 POOLED = "objective.shared_mask=false"  # with a budget, statistics per token slot are not defined
+PUBLISHED_WEIGHT = "objective.spectral_weight=0.01"
+RADIAL = ("objective.mode=radial_log_power", "objective.spectral_weight=1e-4")
 WORDS = (
     *"model.depth=6 model.predictor.depth=2 model.decoder.depth=2 data.augment.orientation=false".split(),
     *"data.verify=size val.every=0 observe.every=0 wandb.mode=disabled".split(),
@@ -76,23 +78,23 @@ ATTEMPTS = (
 )
 
 
-def bench_of(out: Path, number: int, *, short: bool = False) -> Bench:
-    """Where an attempt's runs lie, and what they have in common; `number` counts from 1."""
-    attempt = ATTEMPTS[number - 1]
-    steps = 4 if short else attempt.steps
-    words = (*WORDS, *attempt.words)
-    return Bench(out.resolve() / f"attempt{number}", steps, attempt.batch, (SIDE, SIDE, SIDE), 1 if short else 8, words)
+def bench_of(out: Path, attempt: Attempt, steps: int) -> Bench:
+    """Where an attempt's runs lie, beside others on the same data, and what they have in common."""
+    folder = out.resolve() / f"{attempt.renderings}-renderings"
+    checkpoints = max(1, steps // 500)
+    return Bench(folder, steps, attempt.batch, (SIDE, SIDE, SIDE), checkpoints, WORDS)
 
 
-def gate_runs() -> list[Run]:
-    """One of each family."""
-    return [Run("mae", "gate", (BUDGET,), SEED), Run("jepa_vcr", "gate", (BUDGET, POOLED), SEED)]
+def gate_runs(number: int) -> list[Run]:
+    """One of each family for attempt `number`, from 1."""
+    words = (BUDGET, *ATTEMPTS[number - 1].words)
+    return [Run("mae", f"gate{number}", words, SEED), Run("jepa_vcr", f"gate{number}", (*words, POOLED), SEED)]
 
 
-def power_runs() -> list[Run]:
-    """Seed by seed, the four arms; then the exploratory ones."""
-    arms = {"mae": (), "mae_spectral": ("objective.spectral_weight=0.01",), "jepa": (), "jepa_vcr": (POOLED,)}
-    paired = [Run(name, "power", (BUDGET, *words), seed) for seed in POWER_SEEDS for name, words in arms.items()]
-    radial = ("objective.mode=radial_log_power", "objective.spectral_weight=1e-4")
-    single = [Run("jepa_sigreg", "power", (BUDGET, POOLED), SEED), Run("hybrid", "power", (BUDGET,), SEED)]
-    return paired + single + [Run("mae_spectral", "radial", (BUDGET, *radial), SEED)]
+def power_runs(number: int) -> list[Run]:
+    """As the attempt that passed: seed by seed the four arms, then the exploratory ones."""
+    words = (BUDGET, *ATTEMPTS[number - 1].words)
+    arms = {"mae": (), "mae_spectral": (PUBLISHED_WEIGHT,), "jepa": (), "jepa_vcr": (POOLED,)}
+    paired = [Run(name, "power", (*words, *own), seed) for seed in POWER_SEEDS for name, own in arms.items()]
+    single = [Run("jepa_sigreg", "power", (*words, POOLED), SEED), Run("hybrid", "power", words, SEED)]
+    return paired + single + [Run("mae_spectral", "radial", (*words, *RADIAL), SEED)]

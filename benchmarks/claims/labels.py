@@ -37,7 +37,7 @@ from claims.oracles import oracle  # noqa: E402
 from claims.people import load_people  # noqa: E402
 from claims.rendering import Rendering, render_all  # noqa: E402
 from claims.signals import Doses  # noqa: E402
-from claims.views import GIVEAWAYS, READERS, Fit, View  # noqa: E402
+from claims.views import GIVEAWAYS, READERS, View  # noqa: E402
 from mri_fm.evaluate.compare import compare, measured  # noqa: E402
 from mri_fm.evaluate.features import Features  # noqa: E402
 from mri_fm.evaluate.methods import Method  # noqa: E402
@@ -47,6 +47,7 @@ from mri_fm.evaluate.splits import Split, cross_validation  # noqa: E402
 from mri_fm.evaluate.statistics import Resamples, interval  # noqa: E402
 from mri_fm.evaluate.target import Target  # noqa: E402
 from mri_fm.evaluate.task import Task, resolve_task  # noqa: E402
+from mri_fm.evaluate.training import Fit  # noqa: E402
 
 FOLDS = 5
 BY_NATURE = {

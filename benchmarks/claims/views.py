@@ -17,8 +17,8 @@ from claims.heads import Array
 from claims.rendering import Rendering
 from mri_fm.evaluate.embed import voxel_grid
 from mri_fm.evaluate.linear import fit_linear, fit_voxels
-from mri_fm.evaluate.methods import Fit
 from mri_fm.evaluate.nuisance import intensity_moments
+from mri_fm.evaluate.training import Fit
 from mri_fm.models.vit import as_size3
 
 PATCH = 8
