@@ -151,7 +151,7 @@ class RotaryPositions(nn.Module):
         """
         dtype = torch.promote_types(tokens_BTD.dtype, torch.float32)
         steps_K = torch.arange(self.frequencies, device=tokens_BTD.device, dtype=dtype)
-        coordinate_BT3 = self._coordinates(grid, spacing_B3, len(tokens_BTD), steps_K)
+        coordinate_BT3 = self._coordinates(grid, spacing_B3, tokens_BTD.shape[0], steps_K)
         if index_BT is not None:
             rows = coordinate_BT3.expand(len(index_BT), -1, -1)
             coordinate_BT3 = rows.gather(1, index_BT[:, :, None].expand(-1, -1, 3))
