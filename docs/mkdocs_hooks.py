@@ -1,7 +1,7 @@
 """Pages of the site that lie elsewhere in the tree, the reference, and links between all of them.
 
-A page of docs/ that `nav` does not name is listed under "Further". Links keep the form that works in the repository; here they
-are turned into the site's, and a link to a file that the site does not have becomes plain text.
+Links keep the form that works in the repository; here they are turned into the site's, and a link to a file that the site does
+not have becomes plain text.
 """
 
 from __future__ import annotations
@@ -68,11 +68,7 @@ def heading(page: str) -> str:
 
 
 def on_config(config: Any) -> Any:
-    """Complete `nav`."""
-    named = set(re.findall(r"[\w/-]+\.md", str(config.nav)))
-    pages = sorted(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md"))
-    further = [page for page in pages if page not in named]
-    config.nav += [{"Further": further}] if further else []
+    """Complete `nav` with the pages that are made here."""
     config.nav += [{"Results": [f"results/{path.name}" for path in RESULTS]}, {"Reference": list(reference_pages())}]
     return config
 

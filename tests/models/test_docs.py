@@ -16,7 +16,7 @@ SIZES = {"name", "width", "depth", "heads", "mlp_ratio", "patch", "predictor", "
 
 
 def test_the_command_selects_every_option():
-    (block,) = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.S)
+    block = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.S)[0]
     words = shlex.split(block.replace("\\\n", " "))
     assert words[:4] == ["deepspeed", "--num_gpus", "2", "train.py"]
     options = parse(words[4:])
