@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(DALI)
 
-.PHONY: help setup demo test test-all lint bench docs clean
+.PHONY: help setup demo test test-all lint bench claims docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ bench: $(STAMP)-bench ## every benchmark, on the GPU where there is one; minutes
 $(STAMP)-bench: $(STAMP)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(DALI),bench]'
 	@touch $@
+
+claims: setup ## what the paper's two claims are worth, by experiment; resumes (BIDS=folder with T1 scans, MINUTES=170)
+	@$(BIN)/python -m benchmarks.claims --out runs/claims --minutes $(or $(MINUTES),170) $(if $(BIDS),--bids $(BIDS))
 
 docs: $(STAMP)-docs ## the documentation as a site: site/index.html
 	$(BIN)/mkdocs build --strict

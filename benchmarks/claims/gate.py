@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +32,7 @@ from mri_fm.evaluate.methods import RANDOM, TRAINED  # noqa: E402
 
 LOOKS = ROOT / "benchmarks" / "results" / "claims-looks.csv"
 SHORT_STEPS, SHORT_PEOPLE = 2, 9
+RESUMES = 75  # exit code where the same command goes on
 
 
 def cell(figures: Figures, sign: str = "") -> str:
@@ -99,13 +101,14 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """The command line."""
     options = parse()
+    deadline = time.monotonic() + 60 * options.minutes
     for number in range(1, options.attempts + 1):
+        options.minutes = max(0.0, (deadline - time.monotonic()) / 60)
         outcome = try_attempt(number, options)
         if outcome is None:
-            return 0
+            return RESUMES
         if outcome:
-            paired.run(number, options)
-            return 0
+            return 0 if paired.run(number, options) else RESUMES
     print(f"No attempt of {options.attempts} passed: no power runs. Encoders at this scale tell nothing about the claims.")
     return 0
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from mri_fm.models.vit import VisionTransformer
 
 READINGS = ("linear", "regions")
 METRIC = "auroc"
+RECORD = ("date", "run", "steps", "label", "reading", "primary", "auroc", "reference", "gain", "low", "high")
 Figures = dict[str, Any]
 """A value and its 95 % interval over people."""
 Look = dict[str, dict[str, Figures]]
@@ -55,18 +56,25 @@ def look_once(bench: Bench, run: Run, record: Path) -> Look:
 
 def write_record(record: Path, bench: Bench, run: Run, found: Look) -> None:
     """One line for each label and reading."""
-    header = ("date", "run", "steps", "label", "reading", "trained", "random_init", "gain", "low", "high", "primary")
+    lines = []
+    for label in LABELS:
+        for reading in READINGS:
+            trained, random, more = (found[label][f"{reading}/{name}"] for name in (TRAINED, RANDOM, "gain"))
+            primary = int(PRIMARY.get(label) == reading)
+            lines.append([run.name, bench.steps, label, reading, primary, trained["value"], random["value"], more])
+    append_looks(record, lines)
+
+
+def append_looks(record: Path, lines: Sequence[Sequence[Any]]) -> None:
+    """Add lines of run, steps, label, reading, whether that is primary, AUROC, that of the reference, and what is gained."""
     is_new = not record.is_file()
-    with record.open("a", newline="") as lines:
-        writer = csv.writer(lines, lineterminator="\n")
+    with record.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
         if is_new:
-            writer.writerow(header)
-        for label in LABELS:
-            for reading in READINGS:
-                trained, random, more = (found[label][f"{reading}/{name}"] for name in (TRAINED, RANDOM, "gain"))
-                figures = [trained["value"], random["value"], more["value"], *more["interval"]]
-                writer.writerow([datetime.date.today(), run.name, bench.steps, label, reading, *(f"{v:.4f}" for v in figures),
-                                 int(PRIMARY.get(label) == reading)])  # fmt: skip
+            writer.writerow(RECORD)
+        for *named, value, reference, more in lines:
+            numbers = [value, reference, more["value"], *more["interval"]]
+            writer.writerow([datetime.date.today(), *named, *(f"{number:.4f}" for number in numbers)])
 
 
 def passed(found: Look) -> list[str]:
@@ -76,19 +84,20 @@ def passed(found: Look) -> list[str]:
 
 
 def look(bench: Bench, run: Run) -> Look:
-    """Fit every method on people of the split `train` and score those of `test`."""
+    """Every method on every label."""
     corpus = Corpus.open(bench.corpus, "size")
     methods = methods_of(corpus, bench.folder(run), bench.steps)
-    found: Look = {}
-    for label in LABELS:
-        task = resolve_task(label, TaskSpec(label=label, group="subject", split=SplitSpec(by="column")), corpus.table)
+    return {label: figures_of(compare_on(corpus, label, methods)) for label in LABELS}
 
-        def splitter(target: Target, seed: int, task: Any = task) -> Sequence[Split]:
-            return splits_of(task, corpus.table, None, seed=seed)
 
-        comparison = compare(task, methods, splitter, refits=1, seed=0, say=lambda line: None)
-        found[label] = figures_of(comparison)
-    return found
+def compare_on(corpus: Corpus, label: str, methods: Mapping[str, Method]) -> Comparison:
+    """Fit every method on people of the split `train` and score those of `test`."""
+    task = resolve_task(label, TaskSpec(label=label, group="subject", split=SplitSpec(by="column")), corpus.table)
+
+    def splitter(target: Target, seed: int) -> Sequence[Split]:
+        return splits_of(task, corpus.table, None, seed=seed)
+
+    return compare(task, methods, splitter, refits=1, seed=0, say=lambda line: None)
 
 
 def figures_of(comparison: Comparison) -> dict[str, Figures]:
