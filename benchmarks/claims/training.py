@@ -87,6 +87,9 @@ def run_claim(bench: Bench, scale: Scale, claim: int, minutes: float) -> Curves:
     print(f"{setting(bench, finished_arms(bench, arms['judged']))}; torch {torch.__version__}, commit {commit()}.\n")
     if arms["exploratory"]:
         curves = {**curves, **curves_of(bench, scale, arms["exploratory"])}
+    if claim == 2:  # one initial network for each seed, measured once
+        initial = [run[0] for run in curves["jepa"]]
+        curves = {arm: [{0: initial[k], **run} for k, run in enumerate(runs)] for arm, runs in curves.items()}
     print(_claim_1(bench, curves) if claim == 1 else _claim_2(bench, curves))
     return curves
 
