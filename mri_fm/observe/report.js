@@ -4,7 +4,7 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
 const SIZE = { width: 340, height: 190, left: 46, right: 10, top: 8, bottom: 22 };
 const KEYS = ["#2463b0", "#c2410c", "#0f766e", "#7a5aa6", "#b0913e", "#b0413e", "#3a86a6", "#5a6675"];
-const DASHES = ["", "5 3", "2 2", "8 3 2 3"];
+const DASHES = ["", "5 3", "2 2", "8 3 2 3", "10 4", "1 3", "6 2 2 2 2 2", "12 3 3 3"];
 const state = { x: "step", range: null, hidden: new Set(), smooth: 0 };
 const cards = [];
 window.onerror = (message) => { document.documentElement.dataset.error = message; };
@@ -68,6 +68,15 @@ function ticks(low, high, count) {
   return found;
 }
 
+function logTicks(low, high) {  // 1, 2 and 5 times powers of ten; of more than three decades the powers alone, of few values plain ticks
+  const decades = Math.log10(high / low), leads = decades > 3 ? [1] : [1, 2, 5], found = [];
+  const stride = Math.max(1, Math.ceil(decades / 6));
+  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
+    if (power % stride === 0) found.push(...leads.map((n) => Number(`${n}e${power}`)).filter((t) => t >= low && t <= high));
+  }
+  return found.length > 2 ? found : ticks(low, high, 4);
+}
+
 function wholeRange() {
   return extent(DATA.runs.flatMap((run, n) => (state.hidden.has(n) ? [] : run.x[state.x].filter((x) => x !== null))), false);
 }
@@ -85,7 +94,7 @@ function draw(card) {
   const py = (y) => SIZE.height - SIZE.bottom - (scale(y) - y0) / (y1 - y0) * (SIZE.height - SIZE.top - SIZE.bottom);
   card.shown = shown;
   card.place = { px, py, x0, x1 };
-  const grid = card.log ? ticks(y0, y1, 4).filter((t) => y1 - y0 < 1 || Number.isInteger(t)).map((t) => Number((10 ** t).toPrecision(2))) : ticks(y0, y1, 4);
+  const grid = card.log ? logTicks(10 ** y0, 10 ** y1) : ticks(y0, y1, 4);
   for (const value of grid) {
     element(svg, "line", { x1: SIZE.left, x2: SIZE.width - SIZE.right, y1: py(value), y2: py(value), class: "grid" });
     element(svg, "text", { x: SIZE.left - 5, y: py(value) + 3, "text-anchor": "end" }, short(value));
@@ -169,6 +178,18 @@ function listen(card, tip) {
   card.svg.addEventListener("dblclick", () => { state.range = null; drawAll(); });
 }
 
+function addLegend(figure, keys) {  // by colour in one run; several have the colours, and their curves dashes
+  const legend = element(figure, "div", { class: "legend" }), single = DATA.runs.length === 1;
+  keys.forEach((key, n) => {
+    const item = element(legend, "span", { style: single ? `color:${KEYS[n % KEYS.length]}` : "" });
+    if (!single) {
+      const dash = element(item, "svg", { viewBox: "0 0 26 8", class: "dash" });
+      element(dash, "line", { x1: 0, x2: 26, y1: 4, y2: 4, "stroke-dasharray": DASHES[n % DASHES.length] });
+    }
+    item.append(key.split("/").pop());
+  });
+}
+
 function build() {
   const tip = element(document.body, "div", { id: "tip" });
   for (const host of document.querySelectorAll(".panels")) {
@@ -179,10 +200,7 @@ function build() {
       const button = element(caption, "button", { type: "button" }, "log");
       const svg = element(figure, "svg", { viewBox: `0 0 ${SIZE.width} ${SIZE.height}`, role: "img", "aria-label": panel.title });
       const card = { panel, svg, log: panel.log };
-      if (DATA.runs.length === 1 && panel.keys.length > 1) {
-        const legend = element(figure, "div", { class: "legend" });
-        panel.keys.forEach((key, n) => element(legend, "span", { style: `color:${KEYS[n % KEYS.length]}` }, key.split("/").pop()));
-      }
+      if (panel.keys.length > 1) addLegend(figure, panel.keys);
       button.classList.toggle("on", card.log);
       button.addEventListener("click", () => { card.log = !card.log; button.classList.toggle("on", card.log); draw(card); });
       cards.push(card);
