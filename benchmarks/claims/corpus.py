@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from mri_fm.data.split_files import Scan, read_split
@@ -33,15 +34,17 @@ def build_corpus(bids: Path | None, out: Path, *, heads: int) -> Path:
     _link(scans, raw)
     _write(held_out, ("subject_id", "scan_uid"), choose_held_out(list(scans), read_split(HELD_OUT)))
     words = ["--raw", str(raw), "--out", str(corpus), "--holdout", str(held_out), "--val-fraction", "0", "--workers", "1"]
-    subprocess.run([sys.executable, "-m", "preprocessing.build_shards", *words], check=True, cwd=ROOT)
+    command = [sys.executable, "-m", "preprocessing.build_shards", *words]
+    subprocess.run(command, check=True, cwd=ROOT, stdout=sys.stderr)  # the output is for tables
     return corpus
 
 
 def find_scans(bids: Path | None, out: Path, heads: int) -> dict[Scan, Path]:
     """The first scans in order of name, by (subject, scan); renderings are of several contrasts."""
     if bids is None:
-        variants = [label.path for label in lay_out(out / "packages", heads) if label.kind == "variant"]
-        files = sorted(out / "packages" / path for path in variants)
+        with redirect_stdout(sys.stderr):
+            labels = lay_out(out / "packages", heads)
+        files = sorted(out / "packages" / label.path for label in labels if label.kind == "variant")
     else:
         files = sorted(bids.rglob("*_T1w.nii.gz"))[:heads]
     if not files:
