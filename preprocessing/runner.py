@@ -15,7 +15,7 @@ from preprocessing.isolation import Isolated, ProcessDied
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
-CONNECT_TIMEOUT_S = 30
+CONNECT_TIMEOUT_S, OWN_WORKERS_TIMEOUT_S = 30, 300  # one of our own may start slowly, on a busy machine
 AHEAD, FEWEST_AHEAD = 4, 64  # tasks submitted per worker: a million of them at once would fill the scheduler
 
 
@@ -87,10 +87,12 @@ def task_runner(workers: int, scheduler: str | None = None) -> Iterator[Runner]:
 
 def _wait_for_workers(client: Any, scheduler: str | None) -> None:
     try:
-        client.wait_for_workers(1, timeout=CONNECT_TIMEOUT_S)
+        client.wait_for_workers(1, timeout=CONNECT_TIMEOUT_S if scheduler else OWN_WORKERS_TIMEOUT_S)
     except TimeoutError as error:
         raise UserError(
-            f"no worker has joined {scheduler or 'this machine'}: start some with `dask worker {scheduler}`"
+            f"no worker has joined {scheduler}: start some with `dask worker {scheduler}`"
+            if scheduler
+            else "no worker process has started on this machine: use --workers 1"
         ) from error
 
 

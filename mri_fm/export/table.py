@@ -59,7 +59,7 @@ def write_table(encoder: Encoder, sources: Sequence[Source], out: Path, *, batch
         How many rows there are of each decision, and of "warned".
 
     Raises:
-        UserError: no place to write to, or an embedding that is not finite.
+        UserError: no place to write to, a scan that the machine cannot read, or an embedding that is not finite.
     """
     partial = out.with_name(out.name + PARTIAL)
     counts: Counter[str] = Counter()
@@ -108,6 +108,8 @@ def _read(encoder: Encoder, source: Source) -> InputScan | Refusal:
         prepared = prepare_files(source.files, series=source.series, max_spacing=spec.max_spacing, processing=spec.processing)
     except Refusal as refusal:
         return refusal
+    except OSError as error:  # what is wrong with a file's content is a refusal
+        raise UserError(f"{source.name} cannot be read ({error}): mend that and give the same command again") from error
     return InputScan(prepared, spec)
 
 

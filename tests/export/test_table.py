@@ -101,6 +101,14 @@ def test_the_metadata_names_the_encoder(folder: Path, exported: Path, encoder: E
     assert table.num_rows == 1
 
 
+def test_a_scan_that_the_machine_cannot_read_is_named_and_no_place_to_write_is_blamed(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "scan.nii").symlink_to("/proc/self/mem")  # it opens, and reading its beginning is an error of input/output
+    out = tmp_path / "table.parquet"
+    with pytest.raises(UserError, match=r"scan\.nii cannot be read \(.*Input/output error\): mend that"):
+        embed_folder(parse(["embed", str(tmp_path), "--encoder", str(exported), "--out", str(out)]))
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -242,7 +242,7 @@ def kill_launcher(process, log: Path) -> None:
 @pytest.mark.end_to_end
 @pytest.mark.parametrize("fault", [kill_rank, stop_rank, kill_launcher])
 def test_a_supervised_run_survives(corpus, tmp_path, fault):
-    words = ("train.steps=14", "checkpoint.every=3")
+    words = ("train.steps=30", "checkpoint.every=3")
     log, run_dir = tmp_path / "log", tmp_path / "run"
     process = start(supervised(corpus, run_dir, *words, options=("--hang-s", "40")), log)
     wait_for_step(process, run_dir, 5)
