@@ -36,8 +36,8 @@ lint: setup ## ruff and mypy
 test: lint ## lint, types and every test that is not slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 
-test-all: lint ## every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+test-all: lint ## every test, with new random examples each time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --hypothesis-profile=explore
 
 bench: $(STAMP)-bench ## every benchmark, on the GPU where there is one; minutes each
 	@failed=0; for script in benchmarks/*.py; do echo "── $$script"; $(BIN)/python $$script || failed=1; done; exit $$failed

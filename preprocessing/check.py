@@ -18,6 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -94,6 +95,8 @@ def _sides_of_files(table: pa.Table, files: Sequence[Path]) -> tuple[Sides, int]
     families: dict[str, list[str]] = defaultdict(list)
     absent = 0
     for path in files:
+        if path.name in members:
+            raise UserError(f"--splits {path}: another of the files is called {path.name} too; give each a name of its own")
         found = resolve(table, read_split(path))
         absent += len(found.missing)
         members[path.name] = np.isin(np.arange(table.num_rows), found.rows)
@@ -123,14 +126,19 @@ def patterns_of(corpus: Corpus, workers: int, scheduler: str | None) -> Floats:
     """
     cache = Path(corpus.root) / CACHE_FILE
     known = _read_cache(cache)
-    todo = [sample for sample in corpus.samples if sample.key not in known]
+    todo = [sample for sample in corpus.samples if _cached_name(sample) not in known]
     chunks = [(corpus.root, todo[i : i + CHUNK]) for i in range(0, len(todo), CHUNK)]
     if chunks:
         with task_runner(min(workers, len(chunks)), scheduler) as run:
             made = run(fingerprint_samples, chunks, f"fingerprints of {corpus.root}")
-        known |= dict(zip([sample.key for sample in todo], [row for rows in made for row in rows], strict=True))
+        known |= dict(zip(map(_cached_name, todo), [row for rows in made for row in rows], strict=True))
         _write_cache(cache, known)
-    return np.stack([known[sample.key].astype(np.float32) for sample in corpus.samples])
+    return np.stack([known[_cached_name(sample)].astype(np.float32) for sample in corpus.samples])
+
+
+def _cached_name(sample: Sample) -> str:
+    """Of a pattern: a build with another brain mask keeps the key of a volume, and changes its payload."""
+    return f"{sample.key} {sample.checksum}"
 
 
 def fingerprint_samples(task: tuple[str, Sequence[Sample]]) -> list[Floats]:
@@ -183,7 +191,7 @@ def _read_cache(path: Path) -> dict[str, Floats]:
         with np.load(path) as stored:
             current = int(stored["version"]) == VERSION
             return dict(zip(stored["keys"].tolist(), stored["patterns"], strict=True)) if current else {}
-    except (OSError, ValueError, KeyError):
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile):  # cut: they are computed again
         return {}
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -43,8 +44,13 @@ def test_disjoint_corpora_are_proven_and_fingerprints_are_kept(
     assert run(monkeypatch, "--corpus", corpora["ixi"], corpora["mood"]) == 0
     assert "proven: nobody is on two sides" in capsys.readouterr().out
     assert (corpora["ixi"] / check.CACHE_FILE).stat().st_mode & 0o777 == 0o600
+    cache = corpora["ixi"] / check.CACHE_FILE
+    cache.write_bytes(cache.read_bytes()[:-9])  # a cut one is made again
+    assert run(monkeypatch, "--corpus", corpora["ixi"], corpora["mood"]) == 0
+    (sample, *_) = Corpus.open(corpora["mood"]).samples
     monkeypatch.setattr(check, "fingerprint_samples", lambda task: pytest.fail("computed again"))
     assert run(monkeypatch, "--corpus", corpora["ixi"], corpora["mood"]) == 0
+    assert check._cached_name(sample) != check._cached_name(replace(sample, checksum="0" * 16))
 
 
 def test_a_resampled_copy_under_another_name_is_found(
@@ -81,6 +87,9 @@ def test_split_files_and_what_is_pretrained_on(
     assert "I900 in d_train_ids.csv, 900 I900_T2 in d_val_ids.csv" in capsys.readouterr().out
     assert run(monkeypatch, "--corpus", corpora["ixi"], "--splits", train, test) == 2
     assert "in pretraining, 901 I901 in d_test_ids.csv" in capsys.readouterr().out
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match=r"another of the files is called d_test_ids\.csv too"):
+        run(monkeypatch, "--corpus", corpora["ixi"], "--splits", test, split("other/d_test_ids.csv", "I902"))
 
 
 def test_the_splits_of_one_corpus(corpus: Path, corpora: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
