@@ -13,26 +13,27 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = """
 --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-dev-shm-usage
 """.split()
-LIMIT_S, TRIES = 300, 3
+LIMIT_S, TRIES = 300, 5
 
 
-def dump_dom(page: Path, profile: Path, *flags: str) -> str:
+def dump_dom(page: Path, profile: Path, *flags: str, until: str = "") -> str:
     """The document of a page after its scripts have run.
 
     Args:
         page: an HTML file.
         profile: a folder for what the browser keeps.
         flags: more of the browser's.
+        until: what stands in it once its scripts are done, for those that go on after the page has loaded.
     """
     program = browser()
     if program is None:
         pytest.skip("no Chromium that starts is installed")
-    for number in range(TRIES):  # it may crash
+    for number in range(TRIES):  # it may crash, or look too early
         command = [program, *FLAGS, f"--user-data-dir={profile / str(number)}", *flags, "--dump-dom", page.as_uri()]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_S)
-        if done.returncode == 0:
+        if done.returncode == 0 and until in done.stdout:
             return done.stdout
-    raise AssertionError(f"{program} ends with {done.returncode}: {done.stderr}")
+    raise AssertionError(f"{program} ends with {done.returncode}, and no {until!r} in the page: {done.stderr}")
 
 
 @cache

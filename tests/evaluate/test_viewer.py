@@ -9,8 +9,6 @@ import base64
 import io
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,9 +28,8 @@ from mri_fm.evaluate.spec import TaskSpec
 from mri_fm.evaluate.task import resolve_task
 from mri_fm.evaluate.viewer import CellMap, Probed
 from mri_fm.models.vit import VisionTransformer
+from tests.browser import dump_dom
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-QUIET = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 FEW = ["--folds", "3", "--refits", "1", "--permutations", "0", "--probes", "linear"]
 GRID = (2, 4, 4)
 CENTRE = {(z * 4 + y) * 4 + x for z in (0, 1) for y in (1, 2) for x in (1, 2)}  # where the lesion of the corpus is
@@ -169,9 +166,7 @@ def shown(page: Path, tmp_path: Path) -> Callable[[str], dict[str, Any]]:
         code = f"<script>viewers[0].ready.then(async () => {{ const v = viewers[0]; {script}; {report} }})</script>"
         copy = tmp_path / "page.html"
         copy.write_text(page.read_text().replace("</body>", f"{code}</body>"))
-        command = [str(BROWSER), *QUIET.split(), "--virtual-time-budget=5000", "--dump-dom"]
-        command += [f"--user-data-dir={tmp_path / 'profile'}", copy.as_uri()]
-        dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+        dom = dump_dom(copy, tmp_path / "profile", "--virtual-time-budget=5000", until="data-seen=")
         head = dom[: dom.index(">", dom.index("<html"))]
         assert "data-error" not in head
         return json.loads(re.search(r'data-seen="([^"]*)"', head)[1].replace("&quot;", '"'))  # type: ignore[index]
@@ -179,7 +174,6 @@ def shown(page: Path, tmp_path: Path) -> Callable[[str], dict[str, Any]]:
     return run
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium to draw the page with")
 def test_a_browser_shows_attention_similarity_and_occlusion(shown: Callable[[str], dict[str, Any]], page: Path) -> None:
     unit = data_of(page)["units"][1]
     seen = shown(

@@ -76,8 +76,8 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], str]:
     assert os.read(ours, 65536)  # both have begun
     writer = subprocess.Popen([sys.executable, "-c", WRITER, str(run)])
     shown = read_all(ours)
-    lines = on_pipe.communicate(timeout=120)[0].splitlines()
-    assert [process.wait(timeout=120) for process in (writer, on_terminal, on_pipe)] == [0, 0, 0]
+    lines = on_pipe.communicate(timeout=600)[0].splitlines()
+    assert [process.wait(timeout=600) for process in (writer, on_terminal, on_pipe)] == [0, 0, 0]
     return lines, shown
 
 
@@ -122,7 +122,7 @@ def test_ctrl_c_ends_it_without_a_word(run):
     assert following.stdout is not None
     assert "started" in following.stdout.readline()
     following.send_signal(signal.SIGINT)
-    out, error = following.communicate(timeout=60)
+    out, error = following.communicate(timeout=600)
     assert (following.returncode, out, error) == (0, "", "")
     events.close()
 
