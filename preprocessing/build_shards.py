@@ -16,6 +16,7 @@ from mri_fm.volume.brain import CHOICES, FOREGROUND
 from mri_fm.volume.processing import Processing
 from preprocessing.datasets.registry import ADAPTERS
 from preprocessing.knowledge import AUTO
+from preprocessing.runner import prepare
 
 READING = ("dataset", "max_spacing", "reference_volume")
 
@@ -27,6 +28,7 @@ def main() -> None:
         UserError, ResumableError: see `preprocessing.build.build`.
     """
     arguments = _parser().parse_args()
+    prepare(arguments.workers, arguments.scheduler)
     from preprocessing.build import Spec, build, summary  # after parsing: this import takes seconds, in every worker too
     from preprocessing.report import draw_report
 

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -14,12 +15,18 @@ from mri_fm.errors import UserError
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
-PRELOADED = ["preprocessing.tasks"]  # imported once, by the server that the processes are forked from
+READING = ("preprocessing.tasks",)
 READY = "ready"
 
 
 class ProcessDied(Exception):  # noqa: N818 - an answer, not an error
     """The process ended before it answered."""
+
+
+def start_server(modules: tuple[str, ...]) -> None:
+    """Start multiprocessing's fork server, unless it runs: it imports the modules once for all processes that it forks."""
+    forkserver.set_forkserver_preload(list(modules))
+    forkserver.ensure_running()
 
 
 class Isolated:
@@ -60,8 +67,8 @@ class Isolated:
         return cast("Result", answer)
 
     def _start(self) -> None:
+        start_server(READING)
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, dict(os.environ)), daemon=True)
         self._process.start()
