@@ -28,7 +28,16 @@ class Groups:
 
 
 def data_place(environment: Environment, size: int) -> tuple[int, int]:
-    """Rank and number of ranks for whoever shares out samples, with sequence groups of `size` ranks."""
+    """Rank and number of ranks for whoever shares out samples, with sequence groups of `size` ranks.
+
+    Raises:
+        UserError: groups that do not divide the ranks.
+    """
+    if environment.world % size:
+        raise UserError(
+            f"train.sequence_parallel={size} does not divide the {environment.world} ranks: start a multiple of {size}, or "
+            "set it to a divisor of them"
+        )
     return environment.rank // size, environment.world // size
 
 
@@ -43,31 +52,17 @@ def build_groups(environment: Environment, size: int) -> Groups:
     return Groups(SequenceGroup(sequences[group], place, size), batches[place])
 
 
-def check_groups(config: Config, environment: Environment) -> None:
-    """Make sure that ranks can share out tokens as asked.
-
-    Raises:
-        UserError: groups that do not divide the ranks, or blocks that are compiled.
-    """
-    size = config.train.sequence_parallel
-    if environment.world % size:
-        raise UserError(
-            f"train.sequence_parallel={size} does not divide the {environment.world} ranks: start a multiple of {size}, or "
-            "set it to a divisor of them"
-        )
-    if size > 1 and config.train.compile:
-        raise UserError(
-            "train.compile=true cannot follow train.sequence_parallel, whose communication lies inside blocks: leave one out"
-        )
-
-
 def check_shares(objective: Objective, config: Config) -> None:
     """Make sure that every rank has heads and tokens.
 
     Raises:
-        UserError: heads that do not divide, or inputs of fewer visible tokens than ranks.
+        UserError: blocks that are compiled, heads that do not divide, or inputs of fewer visible tokens than ranks.
     """
     size = config.train.sequence_parallel
+    if size > 1 and config.train.compile:
+        raise UserError(
+            "train.compile=true cannot follow train.sequence_parallel, whose communication lies inside blocks: leave one out"
+        )
     for name, module in objective.named_modules():
         if isinstance(module, Attention) and module.heads % size:
             raise UserError(

@@ -18,7 +18,7 @@ from mri_fm.data.positions import check_batch
 from mri_fm.engine.blocks import prepare_blocks
 from mri_fm.engine.environment import Environment
 from mri_fm.engine.initial import InitialWeights
-from mri_fm.engine.sequence_parallel import check_groups, check_shares, data_place
+from mri_fm.engine.sequence_parallel import check_shares, data_place
 from mri_fm.errors import UserError
 from mri_fm.models.layers import Block
 from mri_fm.models.vit import as_size3
@@ -80,7 +80,6 @@ def complete_ds_config(sharding: dict[str, Any], config: Config, environment: En
     Raises:
         UserError: the batch does not divide, bf16 is asked for without ZeRO, or what these ranks cannot do.
     """
-    check_groups(config, environment)
     train, sequence = config.train, config.train.sequence_parallel
     groups = data_place(environment, sequence)[1]
     check_batch(train.global_batch, train.accumulation, groups, sequence=sequence)
