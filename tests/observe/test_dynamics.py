@@ -99,6 +99,38 @@ def plain_gradient_norms() -> dict[str, float]:
     return found
 
 
+def sick_rank(rank: int) -> dict[str, dict[str, float]]:
+    """One step at rates from none to far too high, with a teacher that follows at once or not at all."""
+    environment = read_environment()
+    start_process_group(environment)
+    found = {}
+    for name, rate, momentum in (("idle", 0.0, 0.0), ("healthy", 1e-3, 0.996), ("wild", 10.0, 1.0)):
+        engine = build_engine(config(), read_ds_config(DEFAULT_DS_CONFIG), environment)
+        ema = EMA(engine.module.ema_pairs())
+        guard, dynamics = NonfiniteGuard(engine, 0, environment), BlockDynamics(engine, ema, config(), environment)
+        for group in engine.optimizer.param_groups:
+            group["lr"], group["weight_decay"] = rate * group["lr_scale"], 0.0
+        dynamics.expect()
+        loss, _ = engine(inputs(0, 1), {})
+        guard.note(loss, ("key",))
+        engine.backward(loss)
+        guard.step()
+        guard.finish(1)
+        ema.update(momentum)
+        found[name] = {key: float(value) for key, value in dynamics.report(guard.norm()).items()}
+    return found
+
+
+def test_rates_and_teachers_that_are_sick_leave_the_healthy_range():
+    idle, healthy, wild = run_ranks(sick_rank, 1)[0].values()
+    assert idle["update_ratio/block_01"] == idle["ema_distance"] == 0
+    assert 1e-4 < healthy["update_ratio/block_01"] < 1e-1
+    assert 0 < healthy["ema_distance"] < 0.1
+    assert wild["update_ratio/block_01"] > 1  # the weights are gone
+    assert wild["ema_distance"] > 0.5
+    assert wild["grad_norm/block_01"] == pytest.approx(healthy["grad_norm/block_01"], rel=1e-4)  # of the step before
+
+
 @pytest.fixture(scope="module")
 def results() -> list[list[list[Seen]]]:
     return run_ranks(train_rank, 2, 2)
