@@ -4,6 +4,8 @@ FROM python:3.11.14-bookworm
 
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 
+# Debian's mirrors keep one version of a package: pinning it here would break the build with the next one.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends openssh-client pdsh \
     && rm -rf /var/lib/apt/lists/*
@@ -15,7 +17,8 @@ RUN useradd --uid "${USER_ID}" --create-home trainer \
     && mkdir /mri-fm \
     && chown trainer /mri-fm
 
-USER trainer
+# By number, so that Kubernetes can tell that it is not root.
+USER ${USER_ID}
 WORKDIR /mri-fm
 
 COPY --chown=trainer . .

