@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from dataclasses import fields as dataclass_fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from mri_fm.evaluate.finetune import Tuning
 from mri_fm.evaluate.methods import PROBES, choose_probes
 from mri_fm.evaluate.paper import PAPER_FILE, PROBE, paper_table, reproduce
 from mri_fm.evaluate.report import text_table
-from mri_fm.evaluate.spec import TaskSpec, label_task, load_task, task_names
+from mri_fm.evaluate.spec import CovariateSpec, TaskSpec, label_task, load_task, task_names
 from mri_fm.evaluate.viewer import MOST_VIEWED
 
 
@@ -63,12 +64,23 @@ def _tasks(fields: dict[str, Any], paper: bool) -> dict[str, TaskSpec]:
     """The tasks that the options name; these options are taken out of `fields`."""
     names, label = fields.pop("task"), fields.pop("label")
     group, folds, contrasts, table = (fields.pop(name) for name in ("group", "folds", "contrasts", "table"))
+    covariates = dict(map(_covariate, fields.pop("covariates")))
     if bool(names) + bool(label) + paper != 1:
         raise UserError(f"give --task NAME…, --label COLUMN or --reproduce-paper; tasks: {', '.join(task_names())}")
     tasks = dict(map(load_task, names)) if names else {label: label_task(label, group, folds, contrasts)} if label else {}
     for spec in tasks.values():
         spec.table = table or spec.table
+        spec.covariates = replace(spec.covariates, **covariates)
     return tasks
+
+
+def _covariate(words: str) -> tuple[str, str]:
+    """`sex=gender`: the name of a covariate and the column where it stands."""
+    name, _, column = words.partition("=")
+    known = [field.name for field in dataclass_fields(CovariateSpec)]
+    if name not in known or not column:
+        raise UserError(f"--covariates {words}: give NAME=COLUMN, where NAME is one of {', '.join(known)}")
+    return name, column
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--reproduce-paper", action="store_true", help="the paper's table, from one run per objective")
     parser.add_argument("--data-root", type=Path, help="with --reproduce-paper: the data sets, published lists in splits/")
     parser.add_argument("--table", default="", help="CSV with further columns: key, or subject and session, and yours")
+    parser.add_argument(
+        "--covariates", nargs="+", default=(), metavar="NAME=COLUMN", help="where age, sex, site, scanner stand: sex=gender"
+    )
     parser.add_argument("--splits", type=Path, help="folder of published lists subject_id,scan_uid")
     parser.add_argument("--probes", nargs="+", default=tuple(PROBES), metavar="NAME", help=f"of {', '.join(PROBES)} (all)")
     parser.add_argument("--finetune", nargs="+", default=(), metavar="MODE", help="also: full, partial:BLOCKS, lora")

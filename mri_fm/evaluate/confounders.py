@@ -55,11 +55,12 @@ def confounders(task: Task, features: Features, splits: Sequence[Split], *, seed
             task, adjusted, partial(fit_residual, covariates=len(people)), splits, seed
         )
     else:
-        missing["without_age_and_sex"] = f"no column {task.spec.covariates.age} or {task.spec.covariates.sex}"
+        report = covariate_report(task)
+        missing["without_age_and_sex"] = f"{report['age']}, {report['sex']}"
     sites = task.covariates.get("site") or task.covariates.get("scanner")
     column = task.spec.covariates.site if "site" in task.covariates else task.spec.covariates.scanner
     if sites is None or len({site for site in sites if site is not None}) < 2:
-        reason = f"no column {column}" if sites is None else f"column {column} holds one site"
+        reason = covariate_report(task)["site"] if sites is None else f"column {column} holds one site"
         missing |= dict.fromkeys(("harmonised", "unseen_sites", "site_from_embedding"), reason)
     else:
         cause_SC = np.stack([*(numeric(task.covariates[n]) for n in people), _site_numbers(sites)], axis=1)
@@ -192,7 +193,7 @@ def covariate_report(task: Task) -> Mapping[str, str]:
     for name in ("age", "sex", "site", "scanner"):
         column = getattr(task.spec.covariates, name)
         if name not in task.covariates:
-            report[name] = f"no column '{column}'"
+            report[name] = f"'{column}' is the label" if column == task.spec.label else f"no column '{column}'"
         elif missing := sum(value is None for value in task.covariates[name]):
             report[name] = f"'{column}' is missing for {missing} of {len(task.target)} units"
     return report

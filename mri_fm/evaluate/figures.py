@@ -87,8 +87,8 @@ def _mean_curve(label_S: Ints, score_SK: Floats) -> tuple[Floats, Floats]:
     return GRID_RATES, np.mean([np.interp(GRID_RATES, false_G, true_G) for false_G, true_G in curves], axis=0)
 
 
-def curve_figure(curve: Sequence[Mapping[str, Any]], titles: Mapping[str, str], metric: str) -> Figure:
-    """A metric over the number of training units per class, with the spread over draws."""
+def curve_figure(curve: Sequence[Mapping[str, Any]], titles: Mapping[str, str], metric: str, counted: str) -> Figure:
+    """A metric over the number of training units, `counted` per class or in all, with the spread over draws."""
     figure = Figure(figsize=(5.4, 3.8), layout="constrained")
     axes = figure.subplots()
     size = [record["per_class"] for record in curve]
@@ -98,7 +98,7 @@ def curve_figure(curve: Sequence[Mapping[str, Any]], titles: Mapping[str, str], 
         axes.fill_between(size, low, high, color=colour(method), alpha=0.15, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_xticks(size, [str(n) for n in size])
-    axes.set(xlabel="training units per class", ylabel=metric)
+    axes.set(xlabel=counted, ylabel=metric)
     axes.legend(frameon=False, fontsize=8)
     _plain(axes)
     return figure

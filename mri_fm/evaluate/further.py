@@ -63,7 +63,11 @@ def _subgroups(result: Mapping[str, Any]) -> str:
 def _curve(result: Mapping[str, Any]) -> str:
     curve: Sequence[Mapping[str, Any]] = result["learning_curve"]
     if not curve:
-        return "<h2>Learning curve</h2><p>No training part has 8 units of every class.</p>"
+        small = (
+            "None for times to an event." if result["kind"] == "survival" else "No training part has 8 units of every class."
+        )
+        return f"<h2>Learning curve</h2><p>{small}</p>"
     titles = {method: title_of(method) for method in curve[0] if method != "per_class"}
-    picture = html_image(figures.curve_figure(curve, titles, NAMES[result["metric"]]), "learning curve")
+    counted = "training units per class" if result["classes"] else "training units"
+    picture = html_image(figures.curve_figure(curve, titles, NAMES[result["metric"]], counted), "learning curve")
     return f"<h2>Learning curve</h2>{picture}<p>The band spans six draws of the training units.</p>"

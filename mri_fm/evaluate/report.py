@@ -16,7 +16,7 @@ from mri_fm.evaluate.compare import HEADLINE_METHOD, Comparison
 from mri_fm.evaluate.examples import examples
 from mri_fm.evaluate.methods import HEADLINE, NUISANCE, PERMUTED, RANDOM, SUPERVISED, TRAINED, VOXELS, title_of, to_units
 from mri_fm.evaluate.metrics import CHANCE, NAMES
-from mri_fm.evaluate.task import Task
+from mri_fm.evaluate.task import NO_CLAIM, Task
 from mri_fm.evaluate.viewer import View
 from mri_fm.observe.page import html_image, html_page
 
@@ -98,7 +98,7 @@ def _part(shown: Shown, *, alone: bool) -> str:
     titles = {name: title_of(name) for name in values}
     chance = CHANCE.get(result["metric"])
     return f"""<section>{head}<p class="lead">{_lead(result)}</p>
-<p class="caption warn">{escape(result["caption"])}</p>
+{f'<p class="caption warn">{escape(result["caption"])}</p>' if NO_CLAIM in result["caption"] else ""}
 <h2>{escape(metric)} and baselines</h2>
 {_table(result)}
 {html_image(figures.forest_figure(titles, values, intervals, metric, chance), f"{metric} of each method with its interval")}
@@ -195,6 +195,7 @@ def _gain(result: Mapping[str, Any], method: str) -> str:
 def _method(result: Mapping[str, Any]) -> str:
     group, seen = escape(result["group"]), result["n_seen_in_pretraining"]
     known = "It was pretrained on another corpus." if seen is None else f"Pretraining saw {seen} of them, without labels."
+    times = "once" if result["refits"] == 1 else f"{result['refits']} times"
     crop, grid = (" × ".join(map(str, result[key])) for key in ("size", "voxel_grid"))
     return f"""<ul>
 <li>The {escape(result["encoder"])} of the run is frozen. Each volume passes it once, as one deterministic crop of
@@ -209,7 +210,7 @@ epoch is chosen on a quarter of the training part. Scaling and principal compone
 chosen on test volumes.</li>
 <li>Random encoder: the same network at {result[RANDOM]["seeds"]} seeds before the first step; the first is this run's own.
 Raw voxels: the same crop averaged to {grid} cells. Supervised: a small convolutional network on the crop.</li>
-<li>Everything is drawn and fitted {result["refits"]} times. Intervals: percentiles of {result["resamples"]} resamples of whole
+<li>Everything is drawn and fitted {times}. Intervals: percentiles of {result["resamples"]} resamples of whole
 groups (“{group}”), each with one of the refits; the same for all methods, so that gains are paired.</li>
 <li>Seed {result["seed"]}; run “{escape(result["run"])}”, objective {escape(result["objective"])}, step {result["step"]}.</li>
 </ul>"""

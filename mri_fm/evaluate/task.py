@@ -21,6 +21,7 @@ from mri_fm.evaluate.target import Ints, Target
 MAX_CLASSES = 20
 VARIANT = "variant"  # the manifest's `kind` of a volume rendered from another one
 ANY_CONTRAST = "any"
+NO_CLAIM = "no claim about people"
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,11 +264,11 @@ def _require_spread(name: str, spec: TaskSpec, target: Target, group_S: Ints) ->
 
 
 def _covariates(spec: TaskSpec, columns: Mapping[str, Column], rows: Sequence[int], unit_V: Ints) -> dict[str, Column]:
-    """By name, the first value that a volume of each unit has."""
+    """By name, the first value that a volume of each unit has; the label itself explains nothing and is left out."""
     found: dict[str, Column] = {}
     for name in ("age", "sex", "site", "scanner"):
         column = columns.get(getattr(spec.covariates, name))
-        if column is None:
+        if column is None or getattr(spec.covariates, name) == spec.label:
             continue
         values: list[Any] = [None] * (int(unit_V.max()) + 1)
         for row, unit in zip(rows, unit_V.tolist(), strict=True):
@@ -289,6 +290,6 @@ def _caption(spec: TaskSpec, columns: Mapping[str, Column], rows: Sequence[int],
     """What the numbers speak of. Rendered volumes say nothing about people, and the caption says so."""
     if any(columns["kind"][i] == VARIANT for i in rows if "kind" in columns):
         bases = {columns["base"][i] for i in rows if not is_missing(columns["base"][i])}
-        return f"rendered, {len(bases)} base anatomies, no claim about people"
+        return f"rendered, {len(bases)} base anatomies, {NO_CLAIM}"
     scored = "" if spec.unit == "volume" else f"{units} {spec.unit}s, "
     return f"{len(rows)} volumes, {scored}{groups} distinct values of {spec.group}"

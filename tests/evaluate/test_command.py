@@ -11,7 +11,7 @@ import pytest
 
 from mri_fm.config import load_config
 from mri_fm.errors import UserError
-from mri_fm.evaluate.__main__ import main
+from mri_fm.evaluate.__main__ import main, parse
 from mri_fm.evaluate.evaluation import Request, choose_encoder, evaluate, untrained
 from mri_fm.evaluate.spec import label_task
 from tests.s3 import S3Server
@@ -155,6 +155,15 @@ def test_an_encoder_that_gives_no_numbers_is_refused(diverged_run: Path, labelle
 def test_numbers_that_cannot_be_are_refused(words: str) -> None:
     with pytest.raises(UserError, match=words.split()[0]):
         main(["--run", "r", "--corpus", "c", "--label", "l", "--out", "o", *words.split()])
+
+
+def test_covariates_may_have_other_names() -> None:
+    words = "--run r --corpus c --out o --task age adni_nc_vs_ad --covariates".split()
+    for spec in parse([*words, "sex=gender", "site=centre"]).request.tasks.values():
+        assert (spec.covariates.age, spec.covariates.sex, spec.covariates.site) == ("age", "gender", "centre")
+    for wrong in ("gender=sex", "sex", "sex="):
+        with pytest.raises(UserError, match=f"--covariates {wrong}: give NAME=COLUMN, where NAME is one of age, sex"):
+            parse([*words, wrong])
 
 
 def test_a_teacher_is_not_invented() -> None:

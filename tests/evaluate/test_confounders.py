@@ -131,13 +131,33 @@ def test_what_cannot_be_asked_is_named() -> None:
     splits = cross_validation(task.target, task.group_S, 3, seed=0)
     features = Features.plain(np.random.default_rng(6).normal(size=(40, 3)))
     found = confounders(task, features, splits, seed=0)
-    assert found["not_done"]["without_age_and_sex"] == "no column age or sex"
+    assert found["not_done"]["without_age_and_sex"] == "no column 'age', no column 'sex'"
     assert found["not_done"]["unseen_sites"] == "column site holds one site"
     half = task_of(dx=[0, 1] * 20, age=[None, 60.0] * 20, site=["a"] * 38 + ["b"] * 2)
     assert covariate_report(half) == {
         "age": "'age' is missing for 20 of 40 units", "sex": "no column 'sex'", "scanner": "no column 'scanner'",
     }  # fmt: skip
     assert "fewer than two sites" in confounders(half, features, splits, seed=0)["not_done"]["site_from_embedding"]
+
+
+def test_the_label_is_no_covariate_of_itself() -> None:
+    """To take the sex out of the features would take away what is asked for, and within one sex there is nothing to tell."""
+    manifest = {"key": [f"k{i}" for i in range(40)], "subject": [f"s{i}" for i in range(40)], "contrast": ["T1"] * 40}
+    columns = {"sex": ["F", "M"] * 20, "age": np.linspace(20, 80, 40).tolist(), "site": ["a"] * 20 + ["b"] * 20}
+    by_label = {
+        label: resolve_task(label, TaskSpec(label=label, kind=kind, split=SplitSpec(folds=3)), pa.table(manifest | columns))
+        for label, kind in {"sex": "classification", "age": "regression", "site": "classification"}.items()
+    }
+    for label, task in by_label.items():
+        assert set(task.covariates) == set(columns) - {label}
+        assert covariate_report(task)[label] == f"'{label}' is the label"
+    features = Features.plain(np.random.default_rng(6).normal(size=(40, 3)))
+    splits = cross_validation(by_label["sex"].target, by_label["sex"].group_S, 3, seed=0)
+    assert confounders(by_label["sex"], features, splits, seed=0)["without_age_and_sex"]["columns"] == ["age"]
+    found = confounders(
+        by_label["site"], features, cross_validation(by_label["site"].target, by_label["site"].group_S, 3, seed=0), seed=0
+    )
+    assert found["not_done"]["unseen_sites"] == "'site' is the label"
 
 
 def test_people_who_visited_two_sites_join_these() -> None:
