@@ -6,7 +6,7 @@
     { name: "coronal", across: 1, up: 0, right: 2, ends: ["L", "R"] },
     { name: "sagittal", across: 2, up: 0, right: 1, ends: ["P", "A"] },
   ];
-  const HEIGHT = 370, WIDTH = 1120;  // of the largest plane and of all three, in CSS pixels
+  const HEIGHT = 390, GAPS = 28, NARROW = 300;  // of the largest plane, between the three, and their least width, in CSS pixels
   const SEQUENTIAL = [[13, 8, 60], [86, 15, 109], [187, 55, 84], [249, 142, 9], [252, 255, 164]];
   const SIMILAR = [[40, 20, 80], [52, 96, 141], [32, 144, 140], [94, 201, 97], [253, 231, 36]];
   const DIVERGING = [[58, 130, 246], [150, 190, 250], [240, 240, 240], [255, 150, 120], [240, 60, 50]];
@@ -62,7 +62,7 @@
       this.legend = element(this.root, "div", { class: "legend" });
       this.reading = element(this.root, "p", { class: "reading" });
       await this.choose(0);
-      this.root.dataset.ready = "yes";
+      window.addEventListener("resize", () => this.draw());
     }
 
     buildUnits() {
@@ -202,12 +202,12 @@
       const over = this.overlay();
       PLANES.forEach((plane, i) => this.drawPlane(plane, this.canvases[i].canvas, over));
       this.describe(over);
-      this.root.dataset.drawn = Number(this.root.dataset.drawn || 0) + 1;
     }
 
     drawPlane(plane, canvas, over) {
       const { unit, state } = this, { across, up, right } = plane;
-      const scale = Math.min(HEIGHT / Math.max(unit.extent[0], unit.extent[1]), WIDTH / (2 * unit.extent[2] + unit.extent[1] + 1));
+      const room = Math.max(NARROW, this.planes.clientWidth - GAPS - 1);
+      const scale = Math.min(HEIGHT / Math.max(unit.extent[0], unit.extent[1]), room / (2 * unit.extent[2] + unit.extent[1]));
       const [width, height] = [unit.extent[right] * scale, unit.extent[up] * scale];
       [canvas.width, canvas.height] = [Math.round(width * RATIO), Math.round(height * RATIO)];
       canvas.style.width = `${width}px`;
@@ -219,7 +219,9 @@
         Math.floor((state.cell[across] + 0.5) / unit.grid[across] * unit.shape[across]));
       context.drawImage(grey, 0, 0, canvas.width, canvas.height);
       context.imageSmoothingEnabled = false;
-      const colours = this.slice(plane, unit.grid, (at) => this.tint(over, at), state.cell[across]);
+      const chosen = over.stops === DIVERGING ? -1 : this.index(state.cell);  // has an outline and stands in the text below
+      const tint = (at) => (at === chosen ? [0, 0, 0, 0] : this.tint(over, at));
+      const colours = this.slice(plane, unit.grid, tint, state.cell[across]);
       context.globalAlpha = state.opacity;
       context.drawImage(colours, 0, 0, canvas.width, canvas.height);
       context.globalAlpha = 1;
