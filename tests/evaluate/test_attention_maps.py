@@ -41,7 +41,7 @@ def by_hand(network: VisionTransformer, x_CZYX: torch.Tensor) -> list[torch.Tens
     for hook in hooks:
         hook.remove()
     found = []
-    for block, (x_BTD, rotation), out_BTD in zip(network.blocks, inputs, outputs, strict=True):
+    for block, (x_BTD, rotation, *_), out_BTD in zip(network.blocks, inputs, outputs, strict=True):
         layer = block.attention.double()
         q, k, v = layer.qkv(x_BTD.double())[0].unflatten(1, (3, layer.heads, -1)).permute(1, 2, 0, 3)
         q, k = (rotation.turn(norm(one)[None])[0] for norm, one in ((layer.norm_q, q), (layer.norm_k, k)))
