@@ -116,7 +116,7 @@ def both_passes(path: Path, out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
     item = Input(path.name, (path.name,))
     decision = examine(str(path.parent), 6.5, False, (item, "mark"))
-    member = Member(item, decision.content_hash[:16], decision.content_hash, "T1", "bench")
+    member = Member(item, decision.content_hash[:16], decision.content_hash, "T1", "bench", decision.crop_hash, decision.level)
     write_task(ShardTask(str(path.parent), str(out), "train-000000", (member,), 6.5, False, "raw", "spec"))
 
 
@@ -157,32 +157,39 @@ def peak(raw: Path) -> None:
 
 
 def scaling(raw: Path, folder: Path, workers: list[int]) -> None:
-    """Wall seconds and CPU seconds of whole builds, and of builds of one volume, which are little but the start."""
+    """Wall and CPU seconds of whole builds, and of builds of one volume, which are little but the start; and who else ran."""
     volumes = len(list(raw.glob("*.nii.gz")))
     one = folder / "one"
     one.mkdir()
     shutil.copy(sorted(raw.glob("*.nii.gz"))[0], one)
     whole: dict[int, float] = {}
     for count in workers:
-        start, _ = timed_build(one, folder / f"one{count}", count)
-        whole[count], cpu = timed_build(raw, folder / f"corpus{count}", count)
+        start, _, _ = timed_build(one, folder / f"one{count}", count)
+        whole[count], cpu, others = timed_build(raw, folder / f"corpus{count}", count)
         ratio, rate = whole[workers[0]] / whole[count], volumes / whole[count]
         print(f"{count} workers: {whole[count]:.1f} s wall, {cpu:.1f} s CPU for {volumes} volumes ({rate:.2f} "
-              f"volumes/s, {ratio:.2f} × {workers[0]} worker); {start:.1f} s wall for one volume")  # fmt: skip
+              f"volumes/s, {ratio:.2f} × {workers[0]} worker); {start:.1f} s wall for one volume; "
+              f"others used {others:.1f} s CPU meanwhile")  # fmt: skip
 
 
-def timed_build(raw: Path, out: Path, workers: int) -> tuple[float, float]:
-    """Wall and CPU seconds of the command, with all its processes, also those that outlive it by a moment."""
+def timed_build(raw: Path, out: Path, workers: int) -> tuple[float, float, float]:
+    """Wall and CPU seconds of the command with all its processes, and CPU seconds of all others on this machine meanwhile."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     command = [sys.executable, "-m", "preprocessing.build_shards", "--raw", raw, "--out", out, "--workers", str(workers)]
-    before, start = os.times(), time.monotonic()
+    before, start, busy = os.times(), time.monotonic(), machine_busy()
     subprocess.run([*command, "--shard-bytes", "50000000"], check=True, capture_output=True, cwd=ROOT)
-    wall = time.monotonic() - start
+    wall, busy = time.monotonic() - start, machine_busy() - busy
     with suppress(ChildProcessError):
         while True:
             os.wait()
     after = os.times()
-    return wall, sum(after[2:4]) - sum(before[2:4])
+    cpu = sum(after[2:4]) - sum(before[2:4])
+    return wall, cpu, busy - cpu
+
+
+def machine_busy() -> float:
+    """CPU seconds that this machine has spent on processes since it started (proc(5): user, nice, system of /proc/stat)."""
+    return sum(map(int, Path("/proc/stat").read_text().split()[1:4])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

@@ -63,14 +63,19 @@ def pyramid(voxels: NDArray[np.int16], spacing: tuple[float, float, float]) -> l
 
 
 def _halve(voxels: NDArray[np.int16], axes: list[int]) -> NDArray[np.int16]:
-    """Means of neighbours along `axes`; the last voxel of an odd axis counts twice."""
-    result: NDArray[np.floating[Any]] = voxels.astype(np.float32)
-    for axis in axes:
-        odd = result.shape[axis] % 2
-        even = np.concatenate([result, result.take([-1], axis)], axis) if odd else result
-        pairs = np.moveaxis(even, axis, 0)
-        result = np.moveaxis((pairs[0::2] + pairs[1::2]) / 2, 0, axis)
-    return np.rint(result).astype(np.int16)
+    """Means of neighbours along `axes`, halves to the even number; the last voxel of an odd axis counts twice."""
+    sums: NDArray[Any] = voxels.view(np.uint16)  # which holds the sum of two
+    for number, axis in enumerate(axes):
+        planes = np.moveaxis(sums, axis, 0)
+        first, second = planes[0::2], planes[1::2]
+        total = np.empty(first.shape, np.uint16 if number == 0 else np.uint32)
+        np.add(first[: len(second)], second, out=total[: len(second)], dtype=total.dtype)
+        if len(first) > len(second):
+            np.multiply(first[-1], 2, out=total[-1], dtype=total.dtype)
+        sums = np.moveaxis(total, 0, axis)
+    shift = len(axes)
+    even = (sums >> shift) & 1
+    return ((sums.astype(np.uint32, copy=False) + even + (2**shift // 2 - 1)) >> shift).astype(np.int16)
 
 
 def _write_level(group: zarr.Group, name: str, voxels: NDArray[np.int16]) -> None:

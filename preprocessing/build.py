@@ -261,9 +261,8 @@ def _write(
 
 def _member(item: Input, knowledge: Knowledge, decision: Decision) -> Member:
     contrast = knowledge.contrast or contrast_of("", decision.info) or "OTHER"
-    return Member(
-        item, decision.content_hash[:KEY_DIGITS], decision.content_hash, contrast, knowledge.dataset, decision.crop_hash
-    )
+    key = decision.content_hash[:KEY_DIGITS]
+    return Member(item, key, decision.content_hash, contrast, knowledge.dataset, decision.crop_hash, decision.level)
 
 
 def _shard_tasks(

@@ -54,7 +54,7 @@ def write_shard(path: Path, samples: Iterable[Sample], codec: Codec = RAW) -> li
 
     partial = path.with_suffix(".tar.partial")
     checksums = {}
-    with partial.open("wb") as stream:
+    with partial.open("wb", buffering=1 << 20) as stream:
         with webdataset.TarWriter(stream, user=OWNER, group=OWNER, mtime=0, encoder=False) as writer:
             for sample in samples:
                 members = encode(sample, codec)

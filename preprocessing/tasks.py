@@ -35,7 +35,7 @@ DONE_DIR = "private/done"
 class Decision:
     """What pass 1 found out about an input: a refusal's code and reason, or the hash and the size of its payload.
 
-    `mean` and `std` are of the whole volume, in units of the source.
+    `mean` and `std` are of the whole volume, in units of the source; `level` is the crop's, from which pass 2 goes on.
     """
 
     source_path: str
@@ -48,6 +48,7 @@ class Decision:
     std: float = 0.0
     info: dict[str, str] = field(default_factory=dict)
     crop_hash: str = ""
+    level: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Member:
     contrast: str
     dataset: str
     crop_hash: str = ""  # of the payload's voxels, which a mask decides beside the content
+    level: int = 0  # of the foreground, as pass 1 found it
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,20 @@ class ShardTask:
 
     def identity(self) -> str:
         """A hash over all that decides the shard's bytes."""
-        parts = [self.name, self.spec_hash, [astuple(replace(m, item=Input(m.item.source_path, ()))) for m in self.members]]
+        parts = [
+            self.name,
+            self.spec_hash,
+            [astuple(replace(m, item=Input(m.item.source_path, ()), level=0)) for m in self.members],
+        ]
         return xxhash.xxh3_128_hexdigest(json.dumps(parts).encode())
 
 
 def load(
-    raw: str, item: Input, max_spacing: float, reference_volume: bool, processing: Processing
+    raw: str, item: Input, max_spacing: float, reference_volume: bool, processing: Processing, level: int = 0
 ) -> tuple[Canonical, Crop, dict[str, str]]:
     """Read an input into its canonical form and its crop; also what a DICOM header says of the contrast.
+
+    `level`: of its crop, where pass 1 has found it.
 
     Raises:
         Refusal: whatever is wrong with it.
@@ -94,8 +102,9 @@ def load(
     with open_source(raw).fetched(item) as folder:
         files = [folder / file for file in item.files]
         prepared = prepare_files(
-            files, series=item.series, max_spacing=max_spacing, reference_volume=reference_volume, processing=processing
-        )
+            files, series=item.series, max_spacing=max_spacing, reference_volume=reference_volume, processing=processing,
+            level=level,
+        )  # fmt: skip
         return prepared.canonical, prepared.crop, prepared.info
 
 
@@ -111,7 +120,9 @@ def examine(
     mean, std = canonical.source_moments()
     content_hash = canonical.content_hash()
     crop_hash = xxhash.xxh3_64_hexdigest(cropped.voxels.data)
-    return Decision(item.source_path, fingerprint, "", "", content_hash, cropped.voxels.nbytes, mean, std, info, crop_hash)
+    return Decision(
+        item.source_path, fingerprint, "", "", content_hash, cropped.voxels.nbytes, mean, std, info, crop_hash, cropped.level
+    )
 
 
 def picture(raw: str, item: Input) -> str:
@@ -183,7 +194,9 @@ def _samples(task: ShardTask, place: Place, folder: Path, record: dict[str, Any]
 
 def _reload(task: ShardTask, member: Member) -> tuple[Canonical, Crop]:
     try:
-        canonical, cropped, _ = load(task.raw, member.item, task.max_spacing, task.reference_volume, task.processing)
+        canonical, cropped, _ = load(
+            task.raw, member.item, task.max_spacing, task.reference_volume, task.processing, member.level
+        )
         same = canonical.content_hash() == member.content_hash
     except Refusal:
         same = False

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mri_fm.volume.content import check_content, check_units, fill_non_finite
-from mri_fm.volume.foreground import crop_to, foreground
+from mri_fm.volume.foreground import crop_to, foreground, level_of
 from mri_fm.volume.intensity import histogram, quantiles_of, quantise
 from mri_fm.volume.orient import RasVolume, to_ras, translate
 from mri_fm.volume.read import Volume
@@ -78,6 +78,7 @@ class Crop:
         affine: of the crop.
         foreground_fraction: share of voxels that are not 0.
         p01, p99: percentiles over the foreground; crop_p01, crop_p99: over the whole crop.
+        level: of the foreground, see `foreground.level_of`; 0 where a mask was given.
     """
 
     voxels: NDArray[np.int16]
@@ -87,12 +88,19 @@ class Crop:
     p99: float
     crop_p01: float
     crop_p99: float
+    level: int = 0
 
 
 def canonicalise(
-    volume: Volume, *, max_spacing: float = MAX_SPACING_MM, process: Callable[[RasVolume], RasVolume] | None = None
+    volume: Volume,
+    *,
+    max_spacing: float = MAX_SPACING_MM,
+    process: Callable[[RasVolume], RasVolume] | None = None,
+    known: bool = False,
 ) -> Canonical:
     """Check a volume against the rules and bring it into canonical form; `process` changes it once its content is known.
+
+    A volume that is `known` has passed before: what its voxels say is not asked again.
 
     Raises:
         Refusal: too_few_slices, spacing, field_of_view, sheared, no_orientation, non_finite, constant, label, not_mr or
@@ -101,10 +109,12 @@ def canonicalise(
     ras = to_ras(volume)
     check_geometry(ras, max_spacing=max_spacing)
     array, filled = fill_non_finite(ras.array)
-    check_units(array, float(array.min()), float(array.max()))
+    if not known:
+        check_units(array, float(array.min()), float(array.max()))
     voxels, scale, offset = quantise(array)
     voxels = np.ascontiguousarray(voxels)
-    check_content(voxels, scale)
+    if not known:
+        check_content(voxels, scale)
     repaired = 0 if filled is None else _count_in_background(filled, voxels, ras.spacing)
     if process is not None:
         ras = process(replace(ras, array=array))
@@ -149,17 +159,23 @@ def check_geometry(ras: RasVolume, *, max_spacing: float) -> None:
         raise Refusal("sheared", f"two axes are {np.degrees(np.arcsin(min(shear, 1.0))):.1f}° off a right angle")
 
 
-def crop(canonical: Canonical, mask: NDArray[np.bool_] | None = None) -> Crop:
+def crop(canonical: Canonical, mask: NDArray[np.bool_] | None = None, level: int = 0) -> Crop:
     """Cut the box of the mask, or of the foreground where there is none, out and set the background to 0.
+
+    `level` of the foreground, where it is known.
 
     Raises:
         Refusal: no_foreground.
     """
-    found = foreground(canonical.voxels, canonical.spacing, canonical.counts) if mask is None else crop_to(mask)
+    if mask is None:
+        level = level or level_of(canonical.counts)
+        found = foreground(canonical.voxels, canonical.spacing, level)
+    else:
+        level, found = 0, crop_to(mask)
     voxels = canonical.voxels[tuple(map(slice, found.start, found.stop))] * found.mask
     counts = histogram(voxels)
     crop_p01, crop_p99 = quantiles_of(counts, RANKS)
     counts[0] = 0  # the background is 0, and nothing else is
     p01, p99 = quantiles_of(counts, RANKS)
     affine = translate(canonical.affine, found.start)
-    return Crop(voxels, affine, float(found.mask.mean()), p01, p99, crop_p01, crop_p99)
+    return Crop(voxels, affine, float(found.mask.mean()), p01, p99, crop_p01, crop_p99, level)

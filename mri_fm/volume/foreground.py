@@ -40,21 +40,18 @@ class Foreground:
     stop: tuple[int, int, int]
 
 
-def foreground(
-    voxels: NDArray[np.int16], spacing: tuple[float, float, float], counts: NDArray[np.intp] | None = None
-) -> Foreground:
+def foreground(voxels: NDArray[np.int16], spacing: tuple[float, float, float], level: int = 0) -> Foreground:
     """Find the largest object of a volume.
 
     Args:
         voxels: int16 (Z, Y, X), quantised, all ≥ 1.
         spacing: millimetres along z, y, x.
-        counts: the volume's histogram, where it is known.
+        level: as `level_of` gives it, where it is known.
 
     Raises:
         Refusal: no_foreground.
     """
-    level = threshold(histogram(voxels) if counts is None else counts)
-    candidates = voxels > np.int16(level)  # whole numbers above the level are those above its whole part
+    candidates = voxels > np.int16(level or level_of(histogram(voxels)))
     factors = [max(1, round(GRID_MM / s)) for s in spacing]
     grid = _largest_object(_block_mean(candidates, factors) >= 0.5, slice_axis=int(np.argmax(spacing)))
     if grid.mean() < MIN_FRACTION:
@@ -75,6 +72,11 @@ def crop_to(mask: NDArray[np.bool_]) -> Foreground:
     z, y, x = (min(n, int(last) + 1 + CROP_MARGIN) for (_, last), n in zip(ends, mask.shape, strict=True))
     stop = z, y, x
     return Foreground(np.ascontiguousarray(mask[tuple(map(slice, start, stop))]), start, stop)
+
+
+def level_of(counts: NDArray[np.intp]) -> int:
+    """The highest value, at least 1, of a voxel that is no candidate: the whole part of the threshold."""
+    return int(threshold(counts))
 
 
 def threshold(counts: NDArray[np.intp]) -> float:
@@ -131,7 +133,13 @@ def _largest_object(mask: NDArray[np.bool_], slice_axis: int) -> NDArray[np.bool
     sizes = np.bincount(labels.reshape(-1))
     in_slice = ndimage.generate_binary_structure(3, 1)
     np.moveaxis(in_slice, slice_axis, 0)[[0, 2]] = False
-    return ndimage.binary_fill_holes(labels == 1 + int(np.argmax(sizes[1:])), in_slice)
+    largest: NDArray[np.bool_] = labels == 1 + int(np.argmax(sizes[1:]))
+    outside, count = ndimage.label(~largest, in_slice)
+    open_ = np.zeros(count + 1, bool)
+    for axis in {0, 1, 2} - {slice_axis}:
+        open_[np.moveaxis(outside, axis, 0)[[0, -1]]] = True
+    open_[0] = False
+    return largest | ~open_[outside]
 
 
 def _neighbours(grid_spacing: list[float]) -> NDArray[np.bool_]:

@@ -44,6 +44,7 @@ def prepare_files(
     max_spacing: float,
     reference_volume: bool = False,
     processing: Processing = AS_IT_IS,
+    level: int = 0,
 ) -> Prepared:
     """Read one scan.
 
@@ -53,6 +54,7 @@ def prepare_files(
         max_spacing: mm between voxels at most.
         reference_volume: take one volume of a time or diffusion series, rather than refuse it.
         processing: what is done to it.
+        level: of the crop that an earlier preparation gave; what that found out about the content is then not found out again.
 
     Raises:
         Refusal: whatever is wrong with it.
@@ -60,15 +62,16 @@ def prepare_files(
     with refuse_failures():
         read = partial(read_series, list(files)) if series else partial(read_volume, files[0])
         volume, image = read(reference_volume=reference_volume), None if series else files[0]
-        return prepare_volume(volume, max_spacing=max_spacing, processing=processing, image=image)
+        return prepare_volume(volume, max_spacing=max_spacing, processing=processing, image=image, level=level)
 
 
 def prepare_volume(
-    volume: Volume, *, max_spacing: float, processing: Processing = AS_IT_IS, image: Path | None = None
+    volume: Volume, *, max_spacing: float, processing: Processing = AS_IT_IS, image: Path | None = None, level: int = 0
 ) -> Prepared:
     """As `prepare_files`, from a volume in memory; `image` is its file, beside which a mask may lie."""
     with refuse_failures():
-        canonical = canonicalise(volume, max_spacing=max_spacing, process=processing.apply if processing.changes else None)
+        process = processing.apply if processing.changes else None
+        canonical = canonicalise(volume, max_spacing=max_spacing, process=process, known=level > 0)
         mask = brain_mask(processing.brain, canonical.voxels, canonical.affine, image)
         i, j, k = volume.array.shape
-        return Prepared(canonical, crop(canonical, mask), (i, j, k), volume.affine, volume.info)
+        return Prepared(canonical, crop(canonical, mask, level), (i, j, k), volume.affine, volume.info)

@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import pydeface
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from mri_fm.data.schema import CROP_MARGIN
 from mri_fm.volume.canonical import Canonical, canonicalise, crop
-from mri_fm.volume.foreground import foreground
+from mri_fm.volume.foreground import _block_mean, _largest_object, foreground
 from mri_fm.volume.read import Volume, read_volume
 from mri_fm.volume.refusal import Refusal
 from tests.corpora import resampled
@@ -86,3 +89,35 @@ def test_nothing_but_a_speck_is_refused() -> None:
     with pytest.raises(Refusal) as refusal:
         foreground(voxels, (3.0, 3.0, 3.0))
     assert refusal.value.code == "no_foreground"
+
+
+def test_a_known_level_gives_the_same_crop() -> None:
+    first = crop(stripped())
+    again = crop(stripped(), level=first.level)
+    assert np.array_equal(first.voxels, again.voxels)
+    assert (first.level, first.p99) == (again.level, again.p99)
+    assert not np.array_equal(crop(stripped(), level=first.level + 500).voxels, first.voxels)
+
+
+masks = arrays(np.bool_, array_shapes(min_dims=3, max_dims=3, max_side=9))
+
+
+@given(masks, st.tuples(*[st.integers(1, 10)] * 3))
+def test_shares_in_blocks_are_those_of_each_block(mask: NDArray[np.bool_], factors: tuple[int, int, int]) -> None:
+    z, y, x = factors
+    shares = _block_mean(mask, list(factors))
+    for i, j, k in np.ndindex(shares.shape):
+        block = mask[i * z : (i + 1) * z, j * y : (j + 1) * y, k * x : (k + 1) * x]
+        assert shares[i, j, k] == pytest.approx(block.sum() / (z * y * x))
+
+
+@given(masks, st.integers(0, 2))
+def test_holes_are_filled_slice_by_slice_as_scipy_does(mask: NDArray[np.bool_], axis: int) -> None:
+    labels, count = ndimage.label(mask)
+    found = _largest_object(mask, axis)
+    if not count:
+        assert not found.any()
+        return
+    largest = labels == 1 + np.argmax(np.bincount(labels.reshape(-1))[1:])
+    filled = [ndimage.binary_fill_holes(plane) for plane in np.moveaxis(largest, axis, 0)]
+    assert np.array_equal(np.moveaxis(found, axis, 0), filled)
