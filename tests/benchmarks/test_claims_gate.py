@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import shlex
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +123,21 @@ def test_the_whole_command_resumes_and_names_what_failed(tmp_path: Path, capsys:
     assert (tmp_path / "one.md").read_text() == "a table\n"
     assert run_part(part(3), tmp_path, None, 1.0)  # complete: not run again
     assert "complete" in capsys.readouterr().out
+
+
+def test_at_the_end_of_the_time_a_part_and_what_it_started_are_told_to_stop(tmp_path: Path):
+    from claims.__main__ import Part, run_part
+
+    saved, started = tmp_path / "saved", tmp_path / "started"
+    inner = f"trap 'touch {saved}; exit 75' TERM; touch {started}; sleep 60 & wait"
+    outer = ("bash", "-c", f"bash -c {shlex.quote(inner)}; true")
+    assert not run_part(Part("one", outer), tmp_path, None, 0.1)
+    assert started.exists()
+    for _ in range(100):
+        if saved.exists():
+            break
+        time.sleep(0.1)
+    assert saved.exists()
 
 
 def test_the_short_form_proves_the_labels(tmp_path: Path):
