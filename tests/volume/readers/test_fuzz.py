@@ -4,6 +4,7 @@
 """
 
 import gzip
+import itertools
 import os
 import resource
 import signal
@@ -36,6 +37,19 @@ FAST, BULK = settings(max_examples=40), settings(max_examples=1500, suppress_hea
 SLACK_BYTES = 12_000_000  # what libraries allocate however small a file is, and buffers
 COPIES = 20  # bytes of memory per byte of voxels: int8 becomes float64, with temporaries, in the reader and in the checks
 HANG_S = 120
+HEADERS = {"nifti1": NIFTI1_FIELDS, "nifti2": NIFTI2_FIELDS, "mgh": MGH_FIELDS}
+FILLS = (
+    b"\0",
+    b"\1",
+    b"\x7f",
+    b"\x80",
+    b"\xff",
+    b"\1\0",
+    b"\xff\x7f",
+    b"\x7f\xff",
+    b"\0\0\xc0\x7f",
+    b"\x7f\xc0\0\0",
+)  # NaN last
 AFFINE = np.diag([6.0, 6.0, 6.0, 1.0])
 
 
@@ -105,7 +119,7 @@ def numbers(size: int) -> st.SearchStrategy[bytes]:
 def binary_damage(draw: st.DrawFn, kinds: list[str]) -> tuple[str, str, bytes]:
     """A file with one or two header fields overwritten: (kind, fields, content)."""
     kind = draw(st.sampled_from(kinds))
-    fields = {"nifti1": NIFTI1_FIELDS, "nifti2": NIFTI2_FIELDS, "mgh": MGH_FIELDS}[kind].fields
+    fields = HEADERS[kind].fields
     names = draw(st.lists(st.sampled_from(sorted(fields)), min_size=1, max_size=2, unique=True))
     damaged = bytearray(content(kind))
     for name in names:
@@ -134,11 +148,23 @@ def test_any_field_of_nifti_and_mgh_in_bulk(damage: tuple[str, str, bytes], gz: 
     check_binary(damage, gz)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, header in HEADERS.items() for name in header.fields])
+def test_every_field_of_nifti_and_mgh_by_itself(kind: str, name: str) -> None:
+    dtype, offset = HEADERS[kind].fields[name][:2]
+    for fill in FILLS:
+        damaged = bytearray(content(kind))
+        damaged[offset : offset + dtype.itemsize] = (fill * dtype.itemsize)[: dtype.itemsize]
+        check_binary((kind, name, bytes(damaged)), gz=False)
+
+
+ODD_WORDS = ["", "none", "(nan,nan,nan)", "(1,0,0) (1,0,0) (1,0,0)", "1 1", "block", "double", "big", "hex", "txt",
+             "LIST", "a.raw", ".", "/dev/zero", "%d 1 9 1", "left-posterior-superior-time", "(1,0)", "3 3 3 3",
+             "-1"]  # fmt: skip
 words = st.one_of(
     st.integers(-(2**70), 2**70).map(str),
     st.floats().map(str),
-    st.sampled_from(["", "none", "(nan,nan,nan)", "(1,0,0) (1,0,0) (1,0,0)", "1 1", "block", "double", "big", "hex", "txt",
-                     "LIST", "a.raw", ".", "/dev/zero", "%d 1 9 1", "left-posterior-superior-time", "(1,0)", "3 3 3 3", "-1"]),
+    st.sampled_from(ODD_WORDS),
     st.text(st.characters(max_codepoint=300), max_size=30),
 )  # fmt: skip
 
@@ -163,6 +189,19 @@ def check_nrrd(damaged: bytes) -> None:
     with TemporaryDirectory() as folder:
         Path(folder, "a.nrrd").write_bytes(damaged)
         check_answers(Path(folder, "a.nrrd"), max(len(damaged), scan().nbytes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["raw", "gzip", "ascii"])
+def test_every_field_of_nrrd_by_itself(encoding: str) -> None:
+    header, _, voxels = content(encoding).partition(b"\n\n")
+    lines = header.split(b"\n")
+    for number, word in itertools.product(
+        range(1, len(lines)), (*ODD_WORDS, "nan nan nan", str(2**40), f"{2**40} {2**40} {2**40}")
+    ):
+        name = lines[number].partition(b":")[0]
+        damaged = [*lines[:number], name + b": " + word.encode(), *lines[number + 1 :]]
+        check_nrrd(b"\n".join(damaged) + b"\n\n" + voxels)
 
 
 @FAST
