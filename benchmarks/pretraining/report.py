@@ -14,6 +14,7 @@ import torch
 from matplotlib.axes import Axes
 
 from mri_fm.config import config_from_yaml
+from mri_fm.evaluate.task import Task
 from pretraining.probes import DIVISIONS, FOLDS, SHUFFLES, Scores, mean_auroc, probe_curve, shuffled_auroc, task_of
 from pretraining.runs import Bench, Run
 
@@ -27,15 +28,20 @@ Arms = Mapping[str, Sequence[Run]]
 
 def heading(bench: Bench, arms: Arms, labels: Sequence[str]) -> str:
     """What was run, where."""
-    tasks = [task_of(bench, label) for label in labels]
-    people = "; ".join(
+    people = describe_people([task_of(bench, label) for label in labels])
+    return (
+        f"{setting(bench, arms)}; {people}; {DIVISIONS} divisions into {FOLDS} folds; "
+        f"torch {torch.__version__}, commit {commit()}.\n"
+    )
+
+
+def describe_people(tasks: Sequence[Task]) -> str:
+    """How many people there are, and of each class of each task."""
+    counts = (
         f"{task.name} " + ", ".join(f"{np.sum(task.target.labels == k)} {name}" for k, name in enumerate(task.classes))
         for task in tasks
     )
-    return (
-        f"{setting(bench, arms)}; {tasks[0].units} people ({people}); {DIVISIONS} divisions into {FOLDS} folds; "
-        f"torch {torch.__version__}, commit {commit()}.\n"
-    )
+    return f"{tasks[0].groups} people ({'; '.join(counts)})"
 
 
 def setting(bench: Bench, arms: Arms) -> str:

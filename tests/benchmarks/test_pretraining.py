@@ -110,6 +110,14 @@ def test_differences_of_auroc_are_paired_over_people():
     assert figures["chance"][0] == 0.5
 
 
+def test_people_are_counted_once_whatever_they_have_been_scanned_for():
+    from pretraining.report import describe_people
+
+    columns = {"subject": list("11234"), "sex": list("ffmmf"), "contrast": ["T1"] * 5}
+    task = resolve_task("sex", label_task("sex", "subject", 2, ()), pa.table(columns))
+    assert describe_people([task]).startswith("4 people (sex ")
+
+
 @pytest.mark.parametrize("script", ["convergence", "spectral_weight"])
 def test_without_scans_nothing_is_done_in_one_line(script, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [script])
