@@ -150,6 +150,6 @@ class WandbConfig:
 
 @dataclass
 class RunConfig:
-    """Where a run leaves config.yaml, metrics.jsonl, events.jsonl, pictures/, checkpoints/ and wandb/."""
+    """Where a run leaves config.yaml, metrics.jsonl, events.jsonl, pictures/, checkpoints/, wandb/ and tensorboard/."""
 
     dir: str = MISSING
