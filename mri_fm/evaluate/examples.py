@@ -45,7 +45,7 @@ def verdicts(task: Task, comparison: Comparison, count: int) -> list[Verdict]:
         right_T = scores.score_SK[np.arange(len(target)), target.labels]
         truths = [task.classes[k] for k in target.labels]
         said = [
-            f"{task.classes[k]} {p:.2f}"
+            f"{task.classes[k]} ({p:.2f})"
             for k, p in zip(scores.score_SK.argmax(axis=1), scores.score_SK.max(axis=1), strict=True)
         ]
     elif target.kind == "regression":

@@ -45,8 +45,9 @@ class Shown:
 def text_table(result: Mapping[str, Any]) -> str:
     """The table that the command prints."""
     classes = f"{' / '.join(result['classes'])}, " if result["classes"] else ""
+    caveat = f"; {result['caption']}" if NO_CLAIM in result["caption"] else ""
     head = (f"{result['task']}: {classes}{result['n_volumes']} volumes, {_contrasts(result)}, "
-            f"{result['n_groups']} {result['group']} groups; {result['caption']}")  # fmt: skip
+            f"{result['n_groups']} {result['group']} groups{caveat}")  # fmt: skip
     name = NAMES[result["metric"]]
     lines = [f"  {title_of(m):<50}{value:7.3f}  [{low:.3f}, {high:.3f}]" for m, value, (low, high) in _main_column(result)]
     null = result[PERMUTED]

@@ -66,7 +66,7 @@ def test_units_are_the_best_and_the_worst_judged_with_the_scores_of_the_table(pa
     units = data_of(page)["units"]
     assert [unit["right"] for unit in units] == [True, True, False, False]
     for unit in units:
-        said = float(unit["said"].split()[1])
+        said = float(unit["said"].split()[1].strip("()"))
         assert 1 / (1 + np.exp(-unit["score"])) == pytest.approx(said, abs=0.006)  # the very probe that tested it
         assert unit["said"].split()[0] == unit["truth"] or not unit["right"]
 
