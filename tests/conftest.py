@@ -9,6 +9,7 @@ from pathlib import Path
 
 os.environ.update(
     OMP_NUM_THREADS="1",
+    TORCHINDUCTOR_COMPILE_THREADS="1",  # forked ranks would wait for the threads of a pool that stayed in the parent
     NO_PROXY="127.0.0.1,localhost",  # where the servers of tests are
     no_proxy="127.0.0.1,localhost",
     WANDB__SERVICE_WAIT="300",  # seconds for its process to start on a busy machine

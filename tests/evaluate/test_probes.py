@@ -217,6 +217,7 @@ def test_cox_regression_leaves_constant_columns_out_without_a_warning(recwarn: p
     assert not [w for w in recwarn if "variance" in str(w.message)]
 
 
+@pytest.mark.filterwarnings("ignore:Column . has high sample correlation", "ignore:An ill-conditioned matrix")
 def test_cox_regression_that_does_not_converge_is_named() -> None:
     target = Target(np.arange(10.0) + 1, "survival", (), np.ones(10, dtype=bool))
     with pytest.raises(UserError, match=r"Cox regression of 10 units with 10 events does not converge .*take more units"):

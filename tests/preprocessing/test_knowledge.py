@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.preprocessing.test_discover import touch
 
 from mri_fm.errors import UserError
 from mri_fm.volume.discover import find_inputs, list_files
 from preprocessing.datasets.adapter import Knowledge
 from preprocessing.knowledge import know
 from preprocessing.privacy import pseudonym
+from tests.volume.test_discover import touch
 
 KEY = b"secret"
 
