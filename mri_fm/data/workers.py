@@ -9,6 +9,7 @@ import ctypes
 import mmap
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,10 +120,12 @@ class Workers:
         """Those of a pipeline whose workers have been started; none where it has none."""
         self._pool = pipeline._py_pool.pool if pipeline is not None and pipeline._py_pool is not None else None
         self.processes = list(self._pool._processes) if self._pool is not None else []
+        self._asking = threading.Lock()
 
     def dead(self) -> list[tuple[int, int]]:
         """(number from 1, exit code; minus the signal) of each that has ended."""
-        codes = [process.exitcode for process in self.processes]
+        with self._asking:  # of two threads that ask at once, one is told by `waitpid` that there is no such child
+            codes = [process.exitcode for process in self.processes]
         return [(number, code) for number, code in enumerate(codes, 1) if code is not None]
 
     def kill(self) -> None:
